@@ -1,0 +1,34 @@
+# The front door: accepts, peeks at the request's head, answers stream requests, and leaves everything else unread for whoever
+# takes the descriptor next. A head that is not whole costs nothing but its place in the table and a deadline.
+from libc.stdint cimport uint8_t, uint32_t
+
+from edge._fast.conn cimport Join
+from edge._fast.core cimport Core
+from edge._fast.room cimport Room
+
+cdef enum:
+    ACCEPTS = 32                # in a tick
+
+ctypedef struct Listener:
+    int fd
+    uint8_t paused              # the table is nearly full
+
+ctypedef struct Trusted:        # who may speak the PROXY protocol
+    uint8_t addr[16]
+    uint8_t bits
+
+cdef enum:
+    LISTENERS = 8
+    TRUSTED = 64
+
+ctypedef struct Door:
+    Listener listeners[LISTENERS]
+    Trusted trusted[TRUSTED]
+    uint32_t listener_n
+    uint32_t trusted_n
+    int timer_fd
+
+cdef int door_accept(Core* k, Door* d, Listener* l) noexcept nogil             # how many
+cdef void door_read(Core* k, uint32_t slot, bint ended) noexcept nogil
+cdef int door_adopt(Core* k, int fd, const uint8_t* head, size_t n) noexcept nogil    # a request that somebody else has read
+cdef void door_join(Core* k, uint32_t slot, Join* j, Room* room) noexcept nogil

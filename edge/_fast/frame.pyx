@@ -1,0 +1,87 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+# The one place where a batch becomes bytes. The canonical form is MessagePack, because it is the smallest and the quickest to
+# turn into the others; each encoding is made once a batch, however many sockets read it, so the libraries may run under the GIL.
+import zlib
+
+import msgspec
+import zstandard
+
+from edge._fast.const cimport ENC_DEFLATE, ENC_JSON, ENC_MSGPACK, ENC_SSE, ENC_ZSTD, LANE_MUST
+from edge._fast.sys cimport mem_alloc, mem_free, memcpy
+from edge._fast.ws cimport ws_head
+
+cdef object compressor = zstandard.ZstdCompressor(level=3)
+
+
+cdef Frame* frame_new(int enc, const uint8_t* body, size_t n, uint64_t* budget) noexcept nogil:
+    cdef uint8_t head[16]
+    cdef size_t h = 0
+    if enc == ENC_JSON or enc == ENC_DEFLATE:
+        h = ws_head(head, 1, enc == ENC_DEFLATE, n)
+    elif enc == ENC_MSGPACK or enc == ENC_ZSTD:
+        h = ws_head(head, 2, False, n)
+    cdef size_t size = sizeof(Frame) + h + n
+    cdef Frame* f = <Frame*>mem_alloc(size)
+    if f == NULL:
+        return NULL
+    f.refs = 1
+    f.len = <uint32_t>(h + n)
+    f.body = <uint32_t>h
+    f.size = <uint32_t>size
+    f.budget = budget
+    budget[0] += size
+    memcpy(frame_data(f), head, h)
+    memcpy(frame_data(f) + h, body, n)
+    return f
+
+
+cdef Frame* frame_encode(int enc, const uint8_t* canon, size_t n, int lane, uint64_t seq, uint64_t* budget) noexcept nogil:
+    if enc == ENC_MSGPACK:
+        return frame_new(enc, canon, n, budget)
+    with gil:
+        return frame_encode_py(enc, canon[:n], lane, seq, budget)
+
+
+cdef Frame* frame_encode_py(int enc, bytes canon, int lane, uint64_t seq, uint64_t* budget) noexcept:
+    cdef bytes body
+    try:
+        body = encode(enc, canon)
+    except Exception:
+        # What cannot be encoded must not stop a room, and must not vanish unseen: its viewers are told of a hole.
+        try:
+            name = f"{'m' if lane == LANE_MUST else 'c'}{seq}"
+            body = encode(enc, msgspec.msgpack.encode({"t": "gap", "from": name, "to": name}))
+        except Exception:
+            return NULL
+    return frame_new(enc, body, len(body), budget)
+
+
+def encode(enc: int, canon: bytes) -> bytes:
+    """The body that viewers of an encoding get for a canonical batch."""
+    if enc == ENC_MSGPACK:
+        return canon
+    if enc == ENC_ZSTD:
+        return compressor.compress(canon)
+    message = msgspec.msgpack.decode(canon)
+    text = msgspec.json.encode(message)
+    if enc == ENC_SSE:
+        return b"event: %b\ndata: %b\n\n" % (message["t"].encode(), text)
+    if enc == ENC_DEFLATE:
+        # No context is taken over (RFC 7692, 7.1.1.1): the same bytes are good for every socket. The flush's empty block is cut.
+        deflate = zlib.compressobj(6, zlib.DEFLATED, -15)
+        body = deflate.compress(text) + deflate.flush(zlib.Z_SYNC_FLUSH)
+        return body[: len(body) - 4]
+    return text
+
+
+cdef void frame_ref(Frame* f) noexcept nogil:
+    f.refs += 1
+
+
+cdef void frame_unref(Frame* f) noexcept nogil:
+    if f == NULL:
+        return
+    f.refs -= 1
+    if f.refs == 0:
+        f.budget[0] -= f.size
+        mem_free(f, f.size)

@@ -1,0 +1,140 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+from edge._fast.const cimport ENC_JSON, ENC_POLL, ENC_SSE
+from edge._fast.frame cimport frame_encode, frame_unref
+from edge._fast.sys cimport mem_alloc, mem_free, memcpy
+
+
+cdef void log_init(Log* g, int lane, uint32_t limit, uint64_t head, uint64_t* budget, uint64_t* encoded) noexcept nogil:
+    g.ring = NULL
+    g.cap = 0
+    g.head = head
+    g.tail = head + 1
+    g.framed = head + 1
+    g.bytes = 0
+    g.limit = limit
+    g.lane = <uint8_t>lane
+    g.budget = budget
+    g.encoded = encoded
+
+
+cdef inline Batch* log_at(Log* g, uint64_t seq) noexcept nogil:
+    return &g.ring[seq & (g.cap - 1)]
+
+
+cdef void log_unframe(Log* g, uint64_t seq) noexcept nogil:
+    cdef Batch* b = log_at(g, seq)
+    cdef int i
+    for i in range(LOG_FRAMES):
+        frame_unref(b.frames[i])
+        b.frames[i] = NULL
+
+
+cdef void log_drop(Log* g) noexcept nogil:
+    cdef Batch* b = log_at(g, g.tail)
+    log_unframe(g, g.tail)
+    g.bytes -= b.len
+    g.budget[0] -= b.len
+    mem_free(b.canon, b.len)
+    b.canon = NULL
+    g.tail += 1
+    if g.framed < g.tail:
+        g.framed = g.tail
+
+
+cdef uint32_t log_trim(Log* g, uint32_t limit) noexcept nogil:
+    cdef uint32_t dropped = 0
+    while g.tail <= g.head and g.bytes > limit:
+        log_drop(g)
+        dropped += 1
+    return dropped
+
+
+cdef void log_free(Log* g) noexcept nogil:
+    log_trim(g, 0)
+    g.budget[0] -= g.cap * sizeof(Batch)
+    mem_free(g.ring, g.cap * sizeof(Batch))
+    g.ring = NULL
+    g.cap = 0
+
+
+cdef int log_grow(Log* g) noexcept nogil:
+    cdef uint32_t cap = 8 if g.cap == 0 else g.cap * 2
+    cdef Batch* ring = <Batch*>mem_alloc(cap * sizeof(Batch))
+    if ring == NULL:
+        return -1
+    cdef uint64_t seq = g.tail
+    while seq <= g.head:
+        ring[seq & (cap - 1)] = g.ring[seq & (g.cap - 1)]
+        seq += 1
+    g.budget[0] += (cap - g.cap) * sizeof(Batch)
+    mem_free(g.ring, g.cap * sizeof(Batch))
+    g.ring = ring
+    g.cap = cap
+    return 0
+
+
+cdef int log_append(Log* g, uint64_t seq, uint32_t count, const uint8_t* canon, uint32_t n) noexcept nogil:
+    cdef uint8_t* copy
+    cdef Batch* b
+    cdef int jumped = 0
+    if seq <= g.head:
+        return 2
+    copy = <uint8_t*>mem_alloc(n)
+    if copy == NULL:
+        return -1
+    if g.head + 1 - g.tail == g.cap and log_grow(g) < 0:
+        mem_free(copy, n)
+        return -1
+    if seq != g.head + 1:
+        log_trim(g, 0)
+        g.tail = g.framed = seq
+        jumped = 1
+    while g.tail <= g.head and g.bytes + n > g.limit:
+        log_drop(g)
+    memcpy(copy, canon, n)
+    g.head = seq
+    b = log_at(g, seq)
+    b.canon = copy
+    b.len = n
+    b.count = count
+    g.bytes += n
+    g.budget[0] += n
+    while g.framed + LOG_WARM <= g.head:
+        log_unframe(g, g.framed)
+        g.framed += 1
+    return jumped
+
+
+cdef Frame* log_frame(Log* g, uint64_t seq, int enc) noexcept nogil:
+    cdef Batch* b = log_at(g, seq)
+    if enc == ENC_POLL:
+        enc = ENC_JSON
+    if b.frames[enc] == NULL:
+        b.frames[enc] = frame_encode(enc, b.canon, b.len, g.lane, seq, g.budget)
+        g.encoded[enc] += 1
+        if seq < g.framed:
+            g.framed = seq
+    return b.frames[enc]
+
+
+cdef void log_cool(Log* g) noexcept nogil:
+    while g.framed <= g.head:
+        log_unframe(g, g.framed)
+        g.framed += 1
+
+
+cdef uint64_t log_back(Log* g, uint64_t low, uint64_t comments, uint64_t bytes, int enc) noexcept nogil:
+    cdef uint64_t seq = g.head
+    cdef Frame* f
+    cdef uint64_t size
+    while seq > low and seq >= g.tail and comments > 0:
+        f = log_frame(g, seq, enc)
+        if f == NULL:
+            break
+        size = f.len + (80 if enc == ENC_SSE else 0)    # an SSE event's id line counts too
+        if size > bytes:
+            break
+        bytes -= size
+        comments -= min(comments, <uint64_t>log_at(g, seq).count)
+        seq -= 1
+    return seq

@@ -1,0 +1,6 @@
+# What Python may call of the PROXY parser: wrappers for tests. None: more is needed; False: not a PROXY header; else
+# (bytes of the header, family, source address in 16 bytes, source port).
+from typing import Literal
+
+def parse_proxy_at(address: int, length: int) -> tuple[int, int, bytes, int] | Literal[False] | None: ...
+def parse_proxy(data: bytes) -> tuple[int, int, bytes, int] | Literal[False] | None: ...

@@ -1,0 +1,451 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+# The reactor as Python sees it: one engine a process, turned by the program's own loop, and the one place that calls up.
+# What the program above must hear of is told once a turn, in lists. It never calls up from within a turn.
+import zlib
+
+import msgspec
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_HIDDEN, KIND_FREE, KIND_HEAD, KIND_PARKED, KIND_SSE, KIND_WS, Conn, Join, conn_find, conn_id)
+from edge._fast.const cimport (ENC_DEFLATE, ENC_JSON, ENC_MSGPACK, ENC_POLL, ENC_SSE, ENC_ZSTD, LANE_CHAT,
+                               LANE_MUST)
+from edge._fast.core cimport (EVENT_CLOSE, EVENT_HANDOFF, EVENT_MESSAGE, EVENT_OPEN, Core, Event, core_free, core_init,
+                              core_kill, core_leave, core_let_go, core_ready, core_reap, core_room, events_clear)
+from edge._fast.door cimport LISTENERS, TRUSTED, Door, door_adopt, door_join
+from edge._fast.fanout cimport fanout_begin, fanout_forget, fanout_pending, fanout_slice
+from edge._fast.farewell cimport farewell_close, farewell_refuse, farewell_slow
+from edge._fast.frame import encode
+from edge._fast.log cimport Log, log_append, log_back
+from edge._fast.out cimport OUT_DEAD, out_gap, out_message, out_reply
+from edge._fast.registry cimport Ident, User, registry_add, registry_find, registry_renew
+from edge._fast.room cimport Room, members_next, room_drop, room_find, room_open, room_use, rooms_shed
+from edge._fast.sys cimport EPOLL_CTL_DEL, NONE, close, epoll_ctl, mem_free, memcpy, now_ns, timer_open
+from edge._fast.turn cimport SPECIAL, SPECIAL_TIMER, turn, turn_watch
+from edge._fast.utf8 cimport utf8_done, utf8_feed
+from edge._fast.ws cimport ws_head
+
+OPTIONS = frozenset((
+    "head_ms", "ping_ms", "dead_ms", "blocked_ms", "heartbeat_ms", "poll_ms", "keepalive_ms", "close_ms", "message_bytes",
+    "inflated_bytes", "reply_bytes", "budget_bytes", "resume_bytes", "slice_us", "tick_us", "chat_missed", "replay", "retry_ms",
+    "poll_again_ms", "per_ip", "must_ring", "chat_ring", "anonymous", "proxy", "hello", "group",
+))
+
+
+JSON, MSGPACK, ZSTD, DEFLATE, SSE, POLL = ENC_JSON, ENC_MSGPACK, ENC_ZSTD, ENC_DEFLATE, ENC_SSE, ENC_POLL
+BINARY = frozenset((ENC_MSGPACK, ENC_ZSTD))
+
+
+cdef class Engine:
+    """One process's sockets. It belongs to one thread: that of the loop which watches fileno()."""
+
+    cdef Core k
+    cdef Door door
+    cdef bint open
+    cdef object upcalls
+
+    def __cinit__(self, upcalls, uint32_t capacity, uint32_t rooms, uint64_t seed, dict options, trusted=()):
+        self.door.timer_fd = -1
+        if capacity < 1 or rooms < 1:
+            raise ValueError("an engine needs room for a socket and a room")
+        if core_init(&self.k, capacity, rooms, seed) < 0:
+            core_free(&self.k)
+            raise MemoryError("no memory for the connection table")
+        self.open = True
+        self.upcalls = upcalls
+        self.configure(options)
+        for addr, bits in trusted:
+            if self.door.trusted_n == TRUSTED or len(addr) != 16:
+                raise ValueError(f"at most {TRUSTED} trusted networks, each of 16 bytes")
+            memcpy(self.door.trusted[self.door.trusted_n].addr, <const uint8_t*>addr, 16)
+            self.door.trusted[self.door.trusted_n].bits = bits
+            self.door.trusted_n += 1
+        self.door.timer_fd = timer_open(100)
+        if turn_watch(&self.k, self.door.timer_fd, SPECIAL_TIMER) < 0:
+            raise OSError("no timer")
+
+    def configure(self, dict options):
+        unknown = options.keys() ^ OPTIONS
+        if unknown:
+            raise ValueError(f"options unknown or missing: {', '.join(sorted(unknown))}")
+        opt = dict(options)
+        opt["slice_ns"] = opt.pop("slice_us") * 1000
+        opt["tick_ns"] = opt.pop("tick_us") * 1000
+        self.k.opt = opt
+
+    def fileno(self) -> int:
+        return self.k.epfd
+
+    def listen(self, int fd) -> None:
+        """Accept on a listening, non-blocking socket, which stays the caller's."""
+        cdef Door* d = &self.door
+        if d.listener_n == LISTENERS:
+            raise ValueError("too many listeners")
+        d.listeners[d.listener_n].fd = fd
+        d.listeners[d.listener_n].paused = 0
+        if turn_watch(&self.k, fd, SPECIAL + d.listener_n) < 0:
+            raise OSError("that descriptor cannot be watched")
+        d.listener_n += 1
+
+    def unlisten(self) -> None:
+        """Stop accepting; what waits in the queue stays there."""
+        cdef uint32_t i
+        for i in range(self.door.listener_n):
+            epoll_ctl(self.k.epfd, EPOLL_CTL_DEL, self.door.listeners[i].fd, NULL)
+        self.door.listener_n = 0
+
+    def close(self) -> None:
+        if self.open:
+            self.open = False
+            self.unlisten()
+            core_free(&self.k)
+            close(self.door.timer_fd)
+
+    def __dealloc__(self):
+        self.close()
+
+    # -- the turn
+
+    def tick(self, bint slices=True) -> bool:
+        """One turn: events, then the program above, then (with slices) a slice of the sweeps. True: there is more to do."""
+        cdef uint64_t began
+        with nogil:
+            self.k.now = began = now_ns()
+            turn(&self.k, &self.door, began + self.k.opt.tick_ns // 2)
+        if self.k.events.n:
+            self.deliver()
+        with nogil:
+            if slices and fanout_pending(&self.k):
+                self.k.now = now_ns()
+                fanout_slice(&self.k, min(self.k.now + self.k.opt.slice_ns, max(began + self.k.opt.tick_ns, self.k.now + 100000)))
+            core_reap(&self.k)
+        return self.k.ready_n > 0 or fanout_pending(&self.k)
+
+    cdef deliver(self):
+        cdef Core* k = &self.k
+        cdef Event* e
+        cdef uint32_t i, slot
+        cdef uint8_t* p
+        opens, messages, handoffs, goodbyes = [], [], [], []
+        for i in range(k.events.n):
+            e = &k.events.list[i]
+            slot = conn_find(&k.table, e.id)
+            if slot == NONE:
+                continue
+            p = e.own if e.own != NULL else k.events.arena + e.at
+            if e.kind == EVENT_OPEN:
+                n = e.len - e.token_len - e.user_len
+                opens.append((e.id, p[:n], p[n:n + e.token_len], p[n + e.token_len:e.len]))
+            elif e.kind == EVENT_MESSAGE:
+                payload = PyBytes_FromStringAndSize(<char*>p, e.len)
+                code = 0
+                if e.deflated:
+                    code, payload = self.inflate(payload, e.op == 1)
+                if code:
+                    goodbyes.append((e.id, False, code))
+                else:
+                    messages.append((e.id, e.op, k.table.conns[slot].enc, payload))
+            elif e.kind == EVENT_HANDOFF:
+                handoffs.append((e.code, p[:e.len]))
+                core_let_go(k, slot)
+            else:
+                goodbyes.append((e.id, e.kind == EVENT_CLOSE, e.code))
+        events_clear(k)
+        core_reap(k)
+        try:
+            if handoffs:
+                self.upcalls.handoffs(handoffs)
+            if opens:
+                self.upcalls.opens(opens)
+            if messages:
+                self.upcalls.messages(messages)
+        finally:
+            for id, client, code in goodbyes:
+                slot = conn_find(&k.table, id)
+                if slot != NONE:
+                    farewell_close(k, slot, code, NULL, &k.count.closed_client if client else &k.count.closed_protocol)
+
+    cdef inflate(self, bytes payload, bint text):
+        # A fresh context for each message: nothing is kept for a socket between two of them.
+        cdef uint32_t state = 0
+        cdef uint64_t limit = self.k.opt.inflated_bytes
+        inflater = zlib.decompressobj(-15)
+        try:
+            data = inflater.decompress(payload + b"\x00\x00\xff\xff", limit + 1)
+        except zlib.error:
+            return 1007, b""
+        if <uint64_t>PyBytes_GET_SIZE(data) > limit:
+            return 1009, b""
+        if text and not (utf8_feed(&state, <const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)) and utf8_done(state)):
+            return 1007, b""
+        return 0, data
+
+    # -- rooms
+
+    cdef Room* room(self, bytes name) except NULL:
+        cdef Room* room = room_find(&self.k.rooms, name, len(name))
+        if room == NULL:
+            raise KeyError(name)
+        return room
+
+    def room_open(self, bytes name, uint64_t incarnation, uint64_t must, uint64_t chat) -> None:
+        """A room is ready for viewers. must and chat are the numbers before the first batches to be appended."""
+        if room_open(&self.k.rooms, name, len(name), incarnation, must, chat, self.k.opt.must_ring, self.k.opt.chat_ring) == NULL:
+            raise ValueError("the room is open, or the name is bad, or there are too many rooms")
+
+    def room_close(self, bytes name) -> bool:
+        """Forget a room that nobody watches; False when somebody does."""
+        cdef Room* room = self.room(name)
+        if room.viewers:
+            return False
+        fanout_forget(&self.k, room)
+        room_drop(&self.k.rooms, room)
+        return True
+
+    def room_info(self, bytes name) -> dict | None:
+        cdef Room* room = room_find(&self.k.rooms, name, len(name))
+        if room == NULL:
+            return None
+        return {
+            "incarnation": room.incarnation, "viewers": room.viewers,
+            "must": room.logs[LANE_MUST].head, "chat": room.logs[LANE_CHAT].head,
+            "must_tail": room.logs[LANE_MUST].tail, "chat_tail": room.logs[LANE_CHAT].tail,
+            "must_took_ns": room.sweeps[LANE_MUST].took_ns, "chat_took_ns": room.sweeps[LANE_CHAT].took_ns,
+            "sweeping": bool(room.sweeps[LANE_MUST].queued or room.sweeps[LANE_CHAT].queued),
+        }
+
+    def rooms_unwatched(self) -> list:
+        """The rooms that are open and have no viewer, the coldest first."""
+        cdef uint32_t at = self.k.rooms.oldest
+        cdef Room* room
+        names = []
+        while at != NONE:
+            room = self.k.rooms.rooms[at]
+            at = room.newer
+            if room.viewers == 0:
+                names.append(room.name[:room.name_len])
+        return names
+
+    def append(self, bytes name, int lane, uint64_t seq, uint32_t count, bytes canon) -> int:
+        """The next batch of a lane. 0, 1 after a hole (viewers see a gap), 2 when it is an old one. Tick soon afterwards."""
+        cdef Room* room = self.room(name)
+        cdef int r
+        if lane != LANE_MUST and lane != LANE_CHAT or not canon:
+            raise ValueError("no such lane, or an empty batch")
+        r = log_append(&room.logs[lane], seq, count, canon, <uint32_t>len(canon))
+        if r < 0:
+            raise MemoryError("no memory for a batch")
+        if r == 2:
+            return r
+        if lane == LANE_MUST:
+            self.k.count.appended_must += 1
+        else:
+            self.k.count.appended_chat += 1
+        self.k.count.holes += r
+        room_use(&self.k.rooms, room)
+        self.k.now = now_ns()
+        fanout_begin(&self.k, room, lane)
+        if self.k.rooms.held > self.k.opt.budget_bytes:
+            self.shed()
+        return r
+
+    cdef void shed(self) noexcept:
+        # Past the budget: the coldest rooms' frames, then their rings; what still holds frames then are blocked sockets.
+        cdef Core* k = &self.k
+        while rooms_shed(&k.rooms, k.opt.budget_bytes, &k.count.shed_rooms, &k.count.shed_batches) < 0:
+            if k.table.blocked_first == NONE:
+                return
+            farewell_slow(k, k.table.blocked_first, &k.count.closed_memory)
+            core_reap(k)
+
+    # -- sockets
+
+    cdef uint32_t find(self, uint64_t id) noexcept:
+        return conn_find(&self.k.table, id)
+
+    def admit(self, uint64_t id, bytes room, bytes user=b"", bytes claims=b"", uint32_t expires=0) -> bool:
+        """Let a parked request into its room. False: it has gone meanwhile."""
+        cdef uint32_t slot = self.find(id)
+        cdef Room* r = self.room(room)
+        cdef Conn* c
+        cdef Join j
+        if slot == NONE or self.k.table.conns[slot].kind != KIND_PARKED:
+            return False
+        c = &self.k.table.conns[slot]
+        self.k.now = now_ns()
+        if user:
+            c.ident = registry_add(&self.k.registry, slot, user, len(user), claims, len(claims), expires)
+            if c.ident == NONE:
+                farewell_refuse(&self.k, slot, 503, NULL, NULL, 2)
+                return False
+        j = self.k.table.ios[c.io].join[0]
+        mem_free(self.k.table.ios[c.io].join, sizeof(Join))
+        self.k.table.ios[c.io].join = NULL
+        door_join(&self.k, slot, &j, r)
+        core_ready(&self.k, slot)
+        return True
+
+    def refuse(self, uint64_t id, int status, bytes error, bytes message, uint32_t retry_after=0) -> None:
+        cdef uint32_t slot = self.find(id)
+        if slot != NONE and self.k.table.conns[slot].kind == KIND_PARKED:
+            self.k.now = now_ns()
+            farewell_refuse(&self.k, slot, status, error, message, retry_after)
+
+    def adopt(self, int fd, bytes head) -> None:
+        """Take over a connection whose request head somebody else has read. The descriptor is ours from now on."""
+        self.k.now = now_ns()
+        if door_adopt(&self.k, fd, head, len(head)) < 0:
+            close(fd)
+        elif self.k.events.n:
+            self.deliver()
+
+    def reply(self, uint64_t id, dict message) -> bool:
+        """A message to one viewer, in its encoding, before the next batch. False: it is not there."""
+        cdef uint32_t slot = self.find(id)
+        if slot == NONE:
+            return False
+        cdef Conn* c = &self.k.table.conns[slot]
+        if c.kind != KIND_WS and c.kind != KIND_SSE:
+            return False
+        cdef bytes body
+        if c.enc == ENC_JSON or c.enc == ENC_DEFLATE:
+            body = msgspec.json.encode(message)
+        else:
+            body = encode(c.enc, msgspec.msgpack.encode(message))
+        self.k.now = now_ns()
+        return out_message(&self.k, slot, body, len(body)) != OUT_DEAD
+
+    def send(self, uint64_t id, int op, bytes payload) -> bool:
+        """A WebSocket message as it is."""
+        cdef uint8_t head[16]
+        cdef uint32_t slot = self.find(id)
+        if slot == NONE or self.k.table.conns[slot].kind != KIND_WS:
+            return False
+        self.k.now = now_ns()
+        cdef bytes frame = head[:ws_head(head, op, False, len(payload))] + payload
+        return out_reply(&self.k, slot, frame, len(frame)) != OUT_DEAD
+
+    def end(self, uint64_t id, int code, bytes reason) -> bool:
+        """Close a stream with a code (an event stream just ends)."""
+        cdef uint32_t slot = self.find(id)
+        if slot == NONE:
+            return False
+        self.k.now = now_ns()
+        farewell_close(&self.k, slot, code, reason, &self.k.count.closed_server)
+        return True
+
+    def end_all(self, int code, bytes reason) -> None:
+        """Close every stream; what has not asked for anything yet is let go."""
+        cdef uint32_t slot
+        self.k.now = now_ns()
+        for slot in range(self.k.table.high):
+            if self.k.table.conns[slot].kind == KIND_HEAD:
+                core_kill(&self.k, slot, &self.k.count.closed_server)
+            elif self.k.table.conns[slot].kind != KIND_FREE:
+                farewell_close(&self.k, slot, code, reason, &self.k.count.closed_server)
+
+    def room_end(self, bytes name, int code, bytes reason) -> None:
+        """Close every stream of a room, and the room."""
+        cdef Room* room = self.room(name)
+        cdef uint32_t slot = members_next(room, 0)
+        self.k.now = now_ns()
+        while slot != NONE:
+            farewell_close(&self.k, slot, code, reason, &self.k.count.closed_server)
+            core_leave(&self.k, &self.k.table.conns[slot], slot)
+            slot = members_next(room, slot + 1)
+        self.room_close(name)
+
+    def renew(self, uint64_t id, bytes claims, uint32_t expires) -> bool:
+        """Other claims for the user of this socket. False: it is anonymous, or gone, or there is no memory."""
+        cdef uint32_t slot = self.find(id)
+        if slot == NONE or self.k.table.conns[slot].ident == NONE:
+            return False
+        return registry_renew(&self.k.registry, self.k.table.conns[slot].ident, claims, len(claims), expires) == 0
+
+    def visible(self, uint64_t id, bint on) -> bool:
+        """A hidden tab gets no chat; when it comes back it gets the recent comments, or a gap and those."""
+        cdef uint32_t slot = self.find(id)
+        cdef Conn* c
+        cdef Log* g
+        cdef uint64_t low
+        if slot == NONE or self.k.table.conns[slot].kind != KIND_WS:
+            return False
+        c = &self.k.table.conns[slot]
+        if not on:
+            c.flags |= FLAG_HIDDEN
+        elif c.flags & FLAG_HIDDEN:
+            c.flags &= ~FLAG_HIDDEN
+            self.k.now = now_ns()
+            g = &core_room(&self.k, c).logs[LANE_CHAT]
+            low = log_back(g, max(c.chat, g.tail - 1), self.k.opt.replay, self.k.opt.resume_bytes, c.enc)
+            if c.chat < g.head and low > c.chat:
+                out_gap(&self.k, slot, low)
+            core_ready(&self.k, slot)
+        return True
+
+    def describe(self, uint64_t id) -> dict | None:
+        cdef uint32_t slot = self.find(id)
+        cdef Conn* c
+        if slot == NONE:
+            return None
+        c = &self.k.table.conns[slot]
+        return {
+            "kind": c.kind, "enc": c.enc, "sent": c.sent, "must": c.must, "chat": c.chat,
+            "blocked": bool(c.flags & FLAG_BLOCKED), "hidden": bool(c.flags & FLAG_HIDDEN),
+            "room": core_room(&self.k, c).name[:core_room(&self.k, c).name_len] if c.room != NONE else None,
+        }
+
+    def room_of(self, uint64_t id) -> bytes | None:
+        cdef uint32_t slot = self.find(id)
+        if slot == NONE or self.k.table.conns[slot].room == NONE:
+            return None
+        cdef Room* room = core_room(&self.k, &self.k.table.conns[slot])
+        return room.name[:room.name_len]
+
+    def claims(self, uint64_t id) -> bytes | None:
+        """What admit was given for this socket; None for an anonymous one."""
+        cdef uint32_t slot = self.find(id)
+        cdef Ident* i
+        if slot == NONE or self.k.table.conns[slot].ident == NONE:
+            return None
+        i = &self.k.registry.idents[self.k.table.conns[slot].ident]
+        return i.claims[:i.claims_len]
+
+    def sockets_of(self, bytes user) -> list:
+        """The ids of a user's sockets on this worker."""
+        cdef User* u = registry_find(&self.k.registry, user, len(user))
+        cdef uint32_t at
+        ids = []
+        if u != NULL:
+            at = u.first
+            while at != NONE:
+                slot = self.k.registry.idents[at].slot
+                ids.append(conn_id(&self.k.table.conns[<uint32_t>slot], slot))
+                at = self.k.registry.idents[at].next
+        return ids
+
+    def descriptors(self, bytes name) -> list:
+        """The viewers' descriptors of a room in the order in which a sweep visits them."""
+        cdef Room* room = self.room(name)
+        cdef uint32_t slot = members_next(room, 0)
+        fds = []
+        while slot != NONE:
+            fds.append(self.k.table.conns[slot].fd)
+            slot = members_next(room, slot + 1)
+        return fds
+
+    def counters(self) -> dict:
+        """All that was counted, and what is there now. Reading stops nothing."""
+        cdef dict all = self.k.count
+        for i, name in enumerate(("json", "msgpack", "zstd", "deflate", "sse")):
+            all[f"encoded_{name}"] = self.k.rooms.encoded[i]
+        for i, name in enumerate(("json", "msgpack", "zstd", "deflate", "sse", "poll")):
+            all[f"viewers_{name}"] = self.k.viewers[i]
+        all["connections"] = self.k.table.live
+        all["capacity"] = self.k.table.cap
+        all["cold"] = self.k.table.io_slots.cap - self.k.table.io_slots.free
+        all["rooms"] = self.k.rooms.count
+        all["users"] = self.k.registry.count
+        all["held_bytes"] = self.k.rooms.held
+        return all

@@ -1,0 +1,202 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+from edge._fast.const cimport LANE_CHAT, LANE_MUST
+from edge._fast.log cimport log_cool, log_free, log_init, log_trim
+from edge._fast.sys cimport NONE, ctz64, hash_bytes, map_alloc, map_free, mem_alloc, mem_free, mem_grow, memcmp, memcpy, memset
+
+
+cdef int rooms_init(Rooms* r, uint32_t cap, uint64_t seed) noexcept nogil:
+    memset(r, 0, sizeof(Rooms))
+    r.cap = cap
+    r.seed = seed
+    r.newest = r.oldest = NONE
+    r.table_cap = 64
+    while r.table_cap < cap * 2:
+        r.table_cap *= 2
+    r.rooms = <Room**>map_alloc(cap * sizeof(Room*))
+    r.table = <uint32_t*>map_alloc(r.table_cap * sizeof(uint32_t))
+    return 0 if r.rooms != NULL and r.table != NULL else -1
+
+
+cdef void rooms_free(Rooms* r) noexcept nogil:
+    cdef uint32_t i
+    if r.rooms != NULL:
+        for i in range(r.cap):
+            if r.count == 0:
+                break
+            if r.rooms[i] != NULL:
+                room_drop(r, r.rooms[i])
+    map_free(r.rooms, r.cap * sizeof(Room*))
+    map_free(r.table, r.table_cap * sizeof(uint32_t))
+    r.rooms = NULL
+    r.table = NULL
+
+
+cdef uint32_t room_seat(Rooms* r, const uint8_t* name, size_t n) noexcept nogil:
+    # Where the name is in the table, or the free place where it would go.
+    cdef uint32_t at = <uint32_t>(hash_bytes(name, n, r.seed) & (r.table_cap - 1))
+    cdef Room* room
+    while r.table[at] != 0:
+        room = r.rooms[r.table[at] - 1]
+        if room.name_len == n and memcmp(room.name, name, n) == 0:
+            break
+        at = (at + 1) & (r.table_cap - 1)
+    return at
+
+
+cdef Room* room_find(Rooms* r, const uint8_t* name, size_t n) noexcept nogil:
+    cdef uint32_t at = room_seat(r, name, n)
+    return r.rooms[r.table[at] - 1] if r.table[at] != 0 else NULL
+
+
+cdef Room* room_open(Rooms* r, const uint8_t* name, size_t n, uint64_t incarnation, uint64_t must, uint64_t chat,
+                     uint32_t must_limit, uint32_t chat_limit) noexcept nogil:
+    cdef uint32_t index = r.count
+    cdef uint32_t at = room_seat(r, name, n)
+    if n == 0 or n > ROOM_NAME or r.table[at] != 0 or r.count == r.cap:
+        return NULL
+    if r.rooms[index] != NULL:          # rooms have come and gone: the count no longer names a free place
+        index = 0
+        while r.rooms[index] != NULL:
+            index += 1
+    cdef Room* room = <Room*>mem_alloc(sizeof(Room))
+    if room == NULL:
+        return NULL
+    room.index = index
+    room.incarnation = incarnation
+    room.name_len = <uint8_t>n
+    memcpy(room.name, name, n)
+    log_init(&room.logs[LANE_MUST], LANE_MUST, must_limit, must, &r.held, r.encoded)
+    log_init(&room.logs[LANE_CHAT], LANE_CHAT, chat_limit, chat, &r.held, r.encoded)
+    r.rooms[index] = room
+    r.table[at] = index + 1
+    r.count += 1
+    room.newer = room.older = NONE
+    room_link(r, room)
+    return room
+
+
+cdef void room_link(Rooms* r, Room* room) noexcept nogil:
+    room.older = r.newest
+    room.newer = NONE
+    if r.newest != NONE:
+        r.rooms[r.newest].newer = room.index
+    else:
+        r.oldest = room.index
+    r.newest = room.index
+
+
+cdef void room_unlink(Rooms* r, Room* room) noexcept nogil:
+    if room.newer != NONE:
+        r.rooms[room.newer].older = room.older
+    else:
+        r.newest = room.older
+    if room.older != NONE:
+        r.rooms[room.older].newer = room.newer
+    else:
+        r.oldest = room.newer
+
+
+cdef void room_use(Rooms* r, Room* room) noexcept nogil:
+    if r.newest != room.index:
+        room_unlink(r, room)
+        room_link(r, room)
+
+
+cdef void room_drop(Rooms* r, Room* room) noexcept nogil:
+    cdef uint32_t mask = r.table_cap - 1
+    cdef uint32_t at = room_seat(r, room.name, room.name_len)
+    cdef uint32_t hole = at, home, i
+    cdef Room* other
+    # Linear probing without tombstones: whatever could have stood in the hole moves back into it.
+    while True:
+        at = (at + 1) & mask
+        if r.table[at] == 0:
+            break
+        other = r.rooms[r.table[at] - 1]
+        home = <uint32_t>(hash_bytes(other.name, other.name_len, r.seed) & mask)
+        if ((at - home) & mask) >= ((at - hole) & mask):
+            r.table[hole] = r.table[at]
+            hole = at
+    r.table[hole] = 0
+    room_unlink(r, room)
+    r.rooms[room.index] = NULL
+    r.count -= 1
+    log_free(&room.logs[LANE_MUST])
+    log_free(&room.logs[LANE_CHAT])
+    for i in range(room.chunk_count):
+        mem_free(room.chunks[i], CHUNK_WORDS * 8)
+    mem_free(room.chunks, room.chunk_count * sizeof(uint64_t*))
+    mem_free(room, sizeof(Room))
+
+
+cdef int members_add(Room* room, uint32_t slot) noexcept nogil:
+    cdef uint32_t chunk = slot // (CHUNK_WORDS * 64)
+    cdef uint32_t count, i
+    cdef void* p
+    if chunk >= room.chunk_count:
+        count = max(chunk + 1, room.chunk_count + room.chunk_count // 2)
+        p = mem_grow(room.chunks, room.chunk_count * sizeof(uint64_t*), count * sizeof(uint64_t*))
+        if p == NULL:
+            return -1
+        room.chunks = <uint64_t**>p
+        for i in range(room.chunk_count, count):
+            room.chunks[i] = NULL
+        room.chunk_count = count
+    if room.chunks[chunk] == NULL:
+        room.chunks[chunk] = <uint64_t*>mem_alloc(CHUNK_WORDS * 8)
+        if room.chunks[chunk] == NULL:
+            return -1
+    room.chunks[chunk][(slot >> 6) & (CHUNK_WORDS - 1)] |= <uint64_t>1 << (slot & 63)
+    room.viewers += 1
+    return 0
+
+
+cdef void members_remove(Room* room, uint32_t slot) noexcept nogil:
+    cdef uint32_t chunk = slot // (CHUNK_WORDS * 64)
+    cdef uint32_t i
+    cdef uint64_t left = 0
+    room.chunks[chunk][(slot >> 6) & (CHUNK_WORDS - 1)] &= ~(<uint64_t>1 << (slot & 63))
+    room.viewers -= 1
+    for i in range(CHUNK_WORDS):
+        left |= room.chunks[chunk][i]
+    if left == 0:
+        mem_free(room.chunks[chunk], CHUNK_WORDS * 8)
+        room.chunks[chunk] = NULL
+
+
+cdef uint32_t members_next(Room* room, uint32_t slot) noexcept nogil:
+    cdef uint32_t chunk = slot // (CHUNK_WORDS * 64)
+    cdef uint32_t word = (slot >> 6) & (CHUNK_WORDS - 1)
+    cdef uint64_t bits
+    cdef uint64_t mask = ~<uint64_t>0 << (slot & 63)
+    while chunk < room.chunk_count:
+        if room.chunks[chunk] != NULL:
+            while word < CHUNK_WORDS:
+                bits = room.chunks[chunk][word] & mask
+                if bits != 0:
+                    return chunk * (CHUNK_WORDS * 64) + word * 64 + <uint32_t>ctz64(bits)
+                mask = ~<uint64_t>0
+                word += 1
+        mask = ~<uint64_t>0
+        word = 0
+        chunk += 1
+    return NONE
+
+
+cdef int rooms_shed(Rooms* r, uint64_t budget, uint64_t* frames, uint64_t* batches) noexcept nogil:
+    cdef uint32_t at, step
+    cdef Room* room
+    for step in range(3):
+        at = r.oldest
+        while at != NONE and r.held > budget:
+            room = r.rooms[at]
+            at = room.newer
+            if step == 0:
+                log_cool(&room.logs[LANE_MUST])
+                log_cool(&room.logs[LANE_CHAT])
+                frames[0] += 1
+            elif step == 1:
+                batches[0] += log_trim(&room.logs[LANE_CHAT], 0)
+            else:
+                batches[0] += log_trim(&room.logs[LANE_MUST], 0)
+    return 0 if r.held <= budget else -1

@@ -1,0 +1,13 @@
+# A turn of the reactor: one look at the epoll, the sockets that have more to do, the deadlines that have come; within a budget.
+from libc.stdint cimport uint32_t, uint64_t
+
+from edge._fast.core cimport Core
+from edge._fast.door cimport Door
+
+cdef enum:
+    EVENTS = 64                 # in a turn
+    SPECIAL = 0xFFFFFF00        # slots from here on are listeners, and the last one is the timer
+    SPECIAL_TIMER = 0xFFFFFFFE
+
+cdef void turn(Core* k, Door* d, uint64_t until) noexcept nogil
+cdef int turn_watch(Core* k, int fd, uint32_t special) noexcept nogil

@@ -1,0 +1,171 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+from libc.stdint cimport uint16_t
+
+from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_PINGED, FLAG_RESET, FLAG_SERVED, KIND_CLOSING, KIND_DEAD, KIND_HEAD, KIND_PARKED,
+                              KIND_POLL, KIND_SSE, KIND_WS, Conn, conn_find, table_second, timer_due, timer_set)
+from edge._fast.const cimport LANE_CHAT
+from edge._fast.core cimport core_kill, core_ready, core_ready_take
+from edge._fast.door cimport Listener, door_accept, door_read
+from edge._fast.farewell cimport farewell_refuse, farewell_slow, farewell_step
+from edge._fast.out cimport OUT_BEHIND, OUT_MORE, out_flush, out_unblocked
+from edge._fast.poll cimport poll_empty
+from edge._fast.stream cimport stream_heartbeat, stream_ping, stream_read
+from edge._fast.sys cimport (EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, NONE, SHUT_RD,
+                             epoll_ctl, epoll_event, epoll_wait, listen, now_ns, read, shutdown)
+
+
+cdef void turn_writable(Core* k, uint32_t slot) noexcept nogil:
+    cdef int r = out_unblocked(k, slot)
+    if r == OUT_BEHIND:
+        farewell_slow(k, slot, &k.count.closed_behind)
+    elif r == OUT_MORE:
+        core_ready(k, slot)
+
+
+cdef void turn_event(Core* k, uint32_t slot, uint32_t events) noexcept nogil:
+    cdef Conn* c = &k.table.conns[slot]
+    cdef bint ended = (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0
+    if events & EPOLLOUT and c.flags & FLAG_BLOCKED:
+        turn_writable(k, slot)
+    if c.kind == KIND_HEAD:
+        if ended or events & EPOLLIN:
+            door_read(k, slot, ended)
+    elif c.kind == KIND_WS or c.kind == KIND_SSE:
+        if ended or events & EPOLLIN:
+            stream_read(k, slot, ended)
+    elif c.kind == KIND_CLOSING:
+        farewell_step(k, slot)
+    elif c.kind != KIND_DEAD and ended:
+        core_kill(k, slot, &k.count.closed_gone)
+
+
+cdef void turn_ready(Core* k, uint32_t slot) noexcept nogil:
+    cdef Conn* c = &k.table.conns[slot]
+    if c.kind == KIND_CLOSING:
+        farewell_step(k, slot)
+        return
+    if not c.flags & FLAG_BLOCKED and c.kind != KIND_PARKED and c.kind != KIND_DEAD:
+        if out_flush(k, slot, LANE_CHAT) == OUT_MORE:
+            core_ready(k, slot)
+    if c.kind == KIND_HEAD:
+        door_read(k, slot, False)
+    elif c.kind == KIND_WS or c.kind == KIND_SSE:
+        stream_read(k, slot, False)
+
+
+cdef void due_stream(Core* k, uint32_t slot, Conn* c) noexcept nogil:
+    cdef uint64_t idle_ms
+    cdef uint64_t every_ms = k.opt.ping_ms if c.kind == KIND_WS else k.opt.heartbeat_ms
+    if c.flags & FLAG_BLOCKED:
+        idle_ms = (k.now - k.table.ios[c.io].blocked_ns) // 1000000
+        if idle_ms + 1 >= k.opt.blocked_ms:
+            farewell_slow(k, slot, &k.count.closed_slow)
+        else:
+            timer_set(&k.table, slot, k.now, k.opt.blocked_ms - idle_ms)
+        return
+    if c.flags & FLAG_PINGED:
+        c.flags |= FLAG_RESET
+        core_kill(k, slot, &k.count.closed_dead)
+        return
+    idle_ms = <uint64_t>(<uint16_t>(table_second(&k.table, k.now) - c.seen)) * 1000
+    if idle_ms + every_ms // 4 < every_ms:
+        timer_set(&k.table, slot, k.now, every_ms - idle_ms - every_ms // 8)
+        return
+    timer_set(&k.table, slot, k.now, k.opt.dead_ms if c.kind == KIND_WS else every_ms)
+    if c.kind == KIND_WS:
+        stream_ping(k, slot)
+    else:
+        stream_heartbeat(k, slot)
+
+
+cdef void turn_due(Core* k, uint32_t slot) noexcept nogil:
+    cdef Conn* c = &k.table.conns[slot]
+    if c.kind == KIND_WS or c.kind == KIND_SSE:
+        due_stream(k, slot, c)
+    elif c.kind == KIND_POLL:
+        poll_empty(k, slot)
+    elif c.kind == KIND_PARKED:
+        farewell_refuse(k, slot, 503, NULL, NULL, 2)
+    elif c.kind == KIND_CLOSING:
+        c.flags |= FLAG_RESET
+        core_kill(k, slot, &k.count.ended)
+    elif c.kind == KIND_HEAD:
+        if c.flags & FLAG_SERVED:
+            core_kill(k, slot, &k.count.closed_timeout)
+        else:
+            farewell_refuse(k, slot, 408, NULL, NULL, 0)
+
+
+cdef int turn_watch(Core* k, int fd, uint32_t special) noexcept nogil:
+    cdef epoll_event e
+    e.events = EPOLLIN
+    e.data.u64 = special
+    return epoll_ctl(k.epfd, EPOLL_CTL_ADD, fd, &e)
+
+
+cdef void turn_pause(Core* k, Listener* l) noexcept nogil:
+    # Near the descriptor limit. Where others share the port, what waits in our queue becomes theirs (tcp_migrate_req).
+    k.count.accept_paused += 1
+    l.paused = 10
+    epoll_ctl(k.epfd, EPOLL_CTL_DEL, l.fd, NULL)
+    if k.opt.group:
+        shutdown(l.fd, SHUT_RD)
+
+
+cdef void turn_resume(Core* k, Door* d) noexcept nogil:
+    cdef uint32_t i
+    cdef Listener* l
+    for i in range(d.listener_n):
+        l = &d.listeners[i]
+        if l.paused > 1:
+            l.paused -= 1
+        if l.paused != 1 or k.table.slots.free <= k.table.cap // 64:
+            continue
+        l.paused = 0
+        if k.opt.group:
+            listen(l.fd, 65535)
+        turn_watch(k, l.fd, <uint32_t>SPECIAL + i)
+
+
+cdef void turn_special(Core* k, Door* d, uint32_t which) noexcept nogil:
+    cdef uint64_t expirations
+    cdef uint32_t i = which - <uint32_t>SPECIAL
+    if which == <uint32_t>SPECIAL_TIMER:
+        read(d.timer_fd, &expirations, 8)
+        turn_resume(k, d)
+    elif i < d.listener_n and not d.listeners[i].paused:
+        door_accept(k, d, &d.listeners[i])
+        if k.table.slots.free == 0 or d.listeners[i].paused:
+            turn_pause(k, &d.listeners[i])
+
+
+cdef void turn(Core* k, Door* d, uint64_t until) noexcept nogil:
+    cdef epoll_event events[EVENTS]
+    cdef uint32_t slot, waiting
+    cdef int i
+    cdef int n = epoll_wait(k.epfd, events, EVENTS, 0)
+    for i in range(n):
+        if <uint32_t>events[i].data.u64 >= <uint32_t>SPECIAL:
+            turn_special(k, d, <uint32_t>events[i].data.u64)
+            continue
+        slot = conn_find(&k.table, events[i].data.u64)
+        if slot != NONE:
+            turn_event(k, slot, events[i].events)
+    waiting = k.ready_n
+    while waiting > 0:
+        waiting -= 1
+        slot = core_ready_take(k)
+        if slot == NONE:
+            break
+        turn_ready(k, slot)
+        if waiting & 7 == 0 and now_ns() > until:
+            break
+    i = 0
+    while True:
+        slot = timer_due(&k.table, k.now)
+        if slot == NONE:
+            break
+        turn_due(k, slot)
+        i += 1
+        if i & 15 == 0 and now_ns() > until:
+            break

@@ -1,0 +1,63 @@
+# What the settings mean to the engine: its bounds in its own units. Pure but for reading this process's descriptor limit.
+import ipaddress
+import resource
+
+from edge.config import Config
+
+SPARE_DESCRIPTORS = 512  # for the broker, files, and HTTP requests that are not streams
+MUST_RING = 64 * 1024
+CHAT_RING = 256 * 1024
+POLL_AGAIN_MS = 500
+CLOSE_MS = 2000
+
+
+def capacity(config: Config) -> int:
+    """How many viewers this process may hold: as set, but never more than its descriptors allow."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allowed = max(64, hard - SPARE_DESCRIPTORS)
+    return min(config.limits.connections or allowed, allowed)
+
+
+def engine_options(config: Config, anonymous: bool, group: bool) -> dict[str, int]:
+    streams, limits = config.streams, config.limits
+    return {
+        "head_ms": streams.head_seconds * 1000,
+        "ping_ms": streams.ping_seconds * 1000,
+        "dead_ms": streams.dead_seconds * 1000,
+        "blocked_ms": streams.blocked_seconds * 1000,
+        "heartbeat_ms": streams.heartbeat_seconds * 1000,
+        "poll_ms": streams.poll_seconds * 1000,
+        "keepalive_ms": streams.keepalive_seconds * 1000,
+        "close_ms": CLOSE_MS,
+        "message_bytes": limits.message_bytes,
+        "inflated_bytes": limits.inflated_bytes,
+        "reply_bytes": limits.reply_bytes,
+        "budget_bytes": limits.memory_mb << 20,
+        "resume_bytes": limits.resume_bytes,
+        "slice_us": streams.slice_us,
+        "tick_us": streams.tick_us,
+        "chat_missed": streams.chat_missed,
+        "replay": streams.replay,
+        "retry_ms": streams.retry_ms,
+        "poll_again_ms": POLL_AGAIN_MS,
+        "per_ip": limits.connections_per_ip,
+        "must_ring": MUST_RING,
+        "chat_ring": CHAT_RING,
+        "anonymous": int(anonymous),
+        "proxy": int(config.server.proxy_protocol),
+        "hello": 1,
+        "group": int(group),
+    }
+
+
+def trusted_networks(networks: tuple[str, ...]) -> list[tuple[bytes, int]]:
+    """As 16-byte addresses and prefix lengths; IPv4 is mapped into IPv6."""
+    found = []
+    for text in networks:
+        network = ipaddress.ip_network(text, strict=False)
+        if network.version == 4:
+            found.append((bytes(10) + b"\xff\xff" + network.network_address.packed, network.prefixlen + 96))
+        else:
+            found.append((network.network_address.packed, network.prefixlen))
+    return found

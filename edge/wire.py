@@ -1,0 +1,233 @@
+# The client protocol, version 1, as types: what clients may say, checked, and what they are told, as plain dicts.
+# A leaf: it owns no state and does no I/O. It must never let anything past that a viewer's screen, a MessagePack
+# encoder or a terminal could choke on: each bad input gets an error of edge/errors.py, by name.
+
+import math
+import os
+import re
+import unicodedata
+from base64 import b32encode
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from edge.errors import EdgeError
+
+TEXT_CHARS = 500
+EVENT_DEPTH = 16
+EVENT_VALUES = 2000
+
+_ROOM = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+# C0, DEL, C1; and what reorders the text around it: embeddings, overrides and isolates. LRM, RLM and ALM stay: honest
+# right-to-left text needs them, and they reorder nothing by themselves.
+_BAD_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+Ref = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+\Z")]
+Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+\Z")]
+Reaction = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z0-9_]+\Z")]
+
+Message = dict[str, Any]
+"""One object of the protocol, on its way to clients."""
+
+
+class CommentBody(Struct, kw_only=True):
+    """A comment as its author sends it: the body of a POST, and what the `comment` op adds its tag to."""
+
+    x: str
+    re: Id | None = None
+    ref: Ref | None = None
+
+
+class Comment(CommentBody, kw_only=True, tag_field="op", tag="comment"):
+    pass
+
+
+class React(Struct, tag_field="op", tag="react"):
+    k: Reaction
+
+
+class Visible(Struct, tag_field="op", tag="visible"):
+    on: bool
+
+
+class Auth(Struct, tag_field="op", tag="auth"):
+    token: Annotated[str, Meta(min_length=1, max_length=4096)]
+
+
+class Ping(Struct, tag_field="op", tag="ping"):
+    pass
+
+
+Op = Comment | React | Visible | Auth | Ping
+
+_json_op = msgspec.json.Decoder(Op)
+_msgpack_op = msgspec.msgpack.Decoder(Op)
+_json_comment = msgspec.json.Decoder(CommentBody)
+_json_event = msgspec.json.Decoder(dict[str, Any])
+
+
+def decode_op(data: bytes, *, binary: bool = False) -> Op:
+    """One message of a WebSocket client: JSON, or MessagePack when it was `binary`."""
+    decoder = _msgpack_op if binary else _json_op
+    try:
+        op: Op = decoder.decode(data)
+    except msgspec.ValidationError as bad:
+        # Which op it is decides nothing else here, so the words of the decoder are what tells the two apart.
+        words = str(bad)
+        raise EdgeError("bad_op" if words.endswith("`$.op`") or "field `op`" in words else "bad_json", words) from None
+    except (ValueError, RecursionError) as bad:
+        raise EdgeError("bad_json", _malformed(bad)) from None
+    if isinstance(op, Comment):
+        op.x = clean_text(op.x)
+    return op
+
+
+def decode_comment(data: bytes) -> CommentBody:
+    """The body of POST …/comments."""
+    try:
+        body = _json_comment.decode(data)
+    except (ValueError, RecursionError) as bad:
+        raise EdgeError("bad_json", _malformed(bad)) from None
+    body.x = clean_text(body.x)
+    return body
+
+
+def decode_event(data: bytes) -> dict[str, Any]:
+    """The body of POST …/score: any JSON object, as deep and as long as every encoding can carry."""
+    try:
+        event = _json_event.decode(data)
+    except (ValueError, RecursionError) as bad:
+        raise EdgeError("bad_json", _malformed(bad)) from None
+    _check_event(event)
+    return event
+
+
+def _malformed(bad: Exception) -> str:
+    return "nested too deeply" if isinstance(bad, RecursionError) else str(bad)
+
+
+def _check_event(event: dict[str, Any]) -> None:
+    left = EVENT_VALUES
+    level: list[Any] = [event]
+    for _ in range(EVENT_DEPTH):
+        deeper: list[Any] = []
+        for value in level:
+            left -= 1
+            if isinstance(value, dict):
+                deeper.extend(value.values())
+            elif isinstance(value, list):
+                deeper.extend(value)
+            elif isinstance(value, int) and not -(2**63) <= value < 2**64:
+                raise EdgeError("bad_json", "a number is beyond 64 bits")
+            elif isinstance(value, float) and not math.isfinite(value):
+                raise EdgeError("bad_json", "a number is not finite")
+        if left < 0:
+            raise EdgeError("bad_json", f"more than {EVENT_VALUES} values")
+        if not deeper:
+            return
+        level = deeper
+    raise EdgeError("bad_json", f"nested deeper than {EVENT_DEPTH}")
+
+
+def clean_text(text: str) -> str:
+    """The text in NFC, or bad_text saying why not."""
+    if len(text) > 4 * TEXT_CHARS:  # before the work of normalising; composing shortens no text to a quarter
+        raise EdgeError("bad_text", f"the text has more than {TEXT_CHARS} characters")
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
+    if not text or text.isspace():
+        raise EdgeError("bad_text", "the text is empty")
+    if len(text) > TEXT_CHARS:
+        raise EdgeError("bad_text", f"the text has {len(text)} characters, and {TEXT_CHARS} is the limit")
+    if found := _BAD_TEXT.search(text):
+        raise EdgeError("bad_text", f"the text contains U+{ord(found[0]):04X}, a character that is not to be shown")
+    return text
+
+
+def check_room(room: str) -> str:
+    if not _ROOM.fullmatch(room):
+        raise EdgeError("bad_room")
+    return room
+
+
+def comment_id(author: str, ref: str | None) -> str:
+    """The same for the same author and ref, wherever and whenever it is made; one of a kind without a ref."""
+    if ref is None:
+        raw = os.urandom(10)
+    else:
+        # The author's length keeps ("ab", "c") apart from ("a", "bc").
+        name = author.encode()
+        raw = blake2b(
+            len(name).to_bytes(4, "big") + name + ref.encode(), digest_size=10, person=b"edge.comment"
+        ).digest()
+    return b32encode(raw).decode().lower()
+
+
+# What clients are told. `t`, `id` and `ts` come first, in that order, in all that is on a lane.
+
+
+def comment(
+    id_: str,
+    user: Mapping[str, Any],
+    text: str,
+    ts: int,
+    *,
+    re: str | None = None,
+    at: Iterable[str] = (),
+    tier: int | str | None = None,
+    pin_until: int | None = None,
+) -> Message:
+    """One entry of a batch's `m`. `user` is {"id", "name", "role"?, "badges"?}."""
+    made: Message = {"id": id_, "u": dict(user), "x": text, "ts": ts}
+    return _with(made, re=re, at=list(at) or None, tier=tier, pin_until=pin_until)
+
+
+def batch(
+    seq: int,
+    ts: int,
+    comments: list[Message],
+    *,
+    reactions: Mapping[str, int] | None = None,
+    viewers: int | None = None,
+    of: int | None = None,
+) -> Message:
+    """Number `seq` of the chat lane. What is None has not changed; `of` only when `comments` is a sample."""
+    made: Message = {"t": "batch", "id": f"c{seq}", "ts": ts, "m": comments}
+    return _with(made, r=None if reactions is None else dict(reactions), n=viewers, of=of)
+
+
+def score(seq: int, ts: int, event: Mapping[str, Any]) -> Message:
+    return {"t": "score", "id": f"m{seq}", "ts": ts, "e": dict(event)}
+
+
+def retraction(seq: int, ts: int, ids: Iterable[str]) -> Message:
+    """The comments `ids` are gone, also where they have not arrived yet."""
+    return {"t": "del", "id": f"m{seq}", "ts": ts, "ids": list(ids)}
+
+
+def state(seq: int, ts: int, fields: Mapping[str, Any]) -> Message:
+    return {"t": "state", "id": f"m{seq}", "ts": ts, **fields}
+
+
+def ack(ref: str | None, id_: str | None, status: str, error: EdgeError | None = None) -> Message:
+    """What became of one comment, to its author alone: published, pending, rejected or unknown."""
+    made = _with({"t": "ack"}, ref=ref, id=id_)
+    made["status"] = status
+    if error is not None:
+        made |= error.body()
+    return made
+
+
+def error(problem: EdgeError) -> Message:
+    """An answer to a message that is not worth an ack, since it names no ref."""
+    return {"t": "error", **problem.body()}
+
+
+def _with(made: Message, **optional: Any) -> Message:
+    for key, value in optional.items():
+        if value is not None:
+            made[key] = value
+    return made

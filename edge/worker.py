@@ -1,0 +1,481 @@
+# A worker: one process, one core, one loop. It alone joins the engine, the broker, the rooms and the HTTP application, and
+# owns nothing that they could own. It must never block the loop, nor keep a Python object for a socket.
+import asyncio
+import contextlib
+import gc
+import logging
+import secrets
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote_plus
+
+import msgspec
+import uvloop
+import zstandard
+from aiohttp import web
+
+import broker
+from broker.base import CHAT, MUST, Broker, BrokerError, Kind, Tail
+from edge import wire
+from edge._fast import sys as fast_sys
+from edge._fast.reactor import BINARY, ZSTD, Engine
+from edge.api.app import build, build_private
+from edge.api.serving import runner as http_runner
+from edge.auth import Identity, Tokens, check_name, dev
+from edge.config import Config
+from edge.errors import EdgeError
+from edge.metrics import exposition
+from edge.options import capacity, engine_options, trusted_networks
+from edge.rooms.window import Done, Window
+
+log = logging.getLogger("edge.worker")
+
+ANYBODY = Identity(user="", name="", scopes=frozenset({"read"}))
+HTTP_CONNECTIONS = 384
+LINGER_S = 30.0  # before a room that nobody watches any more is let go
+RETRIES = 16
+WAITING_COMMENTS = 10_000  # of one room, at this worker: past it a comment is refused as overloaded
+GOODBYE_S = 2.0
+
+
+class _Batch(msgspec.Struct):
+    m: list[msgspec.Raw] = []
+
+
+class Room:
+    """A room that this worker publishes to or watches."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.key = name.encode()
+        self.heads = [0, 0]
+        self.window = Window()
+        self.score_ts = 0
+        self.opening: asyncio.Task[None] | None = None
+        self.open = False
+        self.parked: list[tuple[int, Identity]] = []
+        self.flushing = False
+        self.must = asyncio.Lock()  # one score at a time, so that a publisher's scores keep their order
+        self.idle_since = 0.0
+
+
+class Worker:
+    """The engine's upcalls, the HTTP application's Service and the broker's Sink, in one place."""
+
+    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop, link: Broker, group: bool) -> None:
+        self.config = config
+        self.loop = loop
+        self.broker = link
+        self.body_bytes = config.limits.body_bytes
+        self.cors_origin = config.server.cors_origin
+        self.anonymous = config.auth.anonymous_view or config.server.dev
+        self.tokens = None
+        if config.auth.hs256_key:
+            self.tokens = Tokens(
+                config.auth.hs256_key, audience=config.auth.audience or None, issuer=config.auth.issuer or None
+            )
+        self.rooms: dict[str, Room] = {}
+        self.opens_waiting: deque[tuple[int, bytes, bytes, bytes]] = deque()
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.turning = False
+        self.http: Any = None
+        self.engine = Engine(
+            self,
+            capacity(config),
+            config.limits.rooms,
+            secrets.randbits(64),
+            engine_options(config, self.anonymous, group),
+            trusted_networks(config.server.proxy_trusted),
+        )
+        loop.add_reader(self.engine.fileno(), self.readable)
+
+    # The engine's turns. While sweeps run, a turn is taken once an iteration of the loop; else when there are events.
+
+    def readable(self) -> None:
+        if not self.turning:
+            self.turn()
+
+    def turn(self) -> None:
+        self.turning = self.engine.tick()
+        if self.turning:
+            self.loop.call_soon(self.turn)
+
+    def soon(self) -> None:
+        if not self.turning:
+            self.turning = True
+            self.loop.call_soon(self.turn)
+
+    def spawn(self, coroutine: Any) -> asyncio.Task[Any]:
+        task = self.loop.create_task(coroutine)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    # What the engine tells.
+
+    def handoffs(self, connections: list[tuple[int, bytes]]) -> None:
+        for fd, _peer in connections:
+            sock = socket.socket(fileno=fd)
+            if len(self.http.server.connections) >= HTTP_CONNECTIONS:
+                with contextlib.suppress(OSError):
+                    sock.send(BUSY)
+                sock.close()
+            else:
+                self.spawn(self._serve_http(sock))
+
+    async def _serve_http(self, sock: socket.socket) -> None:
+        try:
+            await self.loop.connect_accepted_socket(self.http.server, sock)
+        except OSError:
+            sock.close()
+
+    def opens(self, requests: list[tuple[int, bytes, bytes, bytes]]) -> None:
+        self.opens_waiting.extend(requests)
+        if len(self.opens_waiting) == len(requests):
+            self._admit_some()
+
+    def _admit_some(self) -> None:
+        # A bounded number each turn: verifying a token takes 30 us and more, and others wait meanwhile.
+        for _ in range(min(len(self.opens_waiting), self.config.limits.tokens_per_tick)):
+            id_, room, token, user = self.opens_waiting.popleft()
+            try:
+                identity = self.identify(_text(token), _unquoted(user))
+                identity.check("read", room.decode())
+                self._admit(id_, room.decode(), identity)
+            except EdgeError as error:
+                self._refuse(id_, error)
+        if self.opens_waiting:
+            self.loop.call_soon(self._admit_some)
+        self.soon()
+
+    def _refuse(self, id_: int, error: EdgeError) -> None:
+        words = "".join(c for c in error.message if c.isascii() and c.isprintable() and c not in '"\\')
+        self.engine.refuse(id_, error.status, error.name.encode(), words.encode()[:200], int(error.retry_after or 0))
+
+    def _admit(self, id_: int, name: str, identity: Identity) -> None:
+        room = self._room(name)
+        if not room.open:
+            room.parked.append((id_, identity))
+            if room.opening is None:
+                room.opening = self.spawn(self._open(room))
+        elif identity.user:
+            self.engine.admit(
+                id_, room.key, identity.user.encode(), msgspec.msgpack.encode(identity), int(identity.exp or 0)
+            )
+        else:
+            self.engine.admit(id_, room.key)
+
+    def messages(self, messages: list[tuple[int, int, int, bytes]]) -> None:
+        for id_, op, encoding, payload in messages:
+            binary = encoding in BINARY
+            if (op == 2) != binary:
+                self.engine.end(id_, 1003, b"text for JSON, binary for MessagePack")
+                continue
+            try:
+                self._operate(id_, wire.decode_op(self._unpacked(encoding, payload), binary=binary))
+            except EdgeError as error:
+                self.engine.reply(id_, wire.error(error))
+            except Exception:
+                log.exception("a message could not be handled")
+                self.engine.reply(id_, wire.error(EdgeError("internal")))
+
+    def _unpacked(self, encoding: int, payload: bytes) -> bytes:
+        if encoding != ZSTD or payload[:4] != zstandard.FRAME_HEADER:
+            return payload
+        try:
+            if zstandard.frame_content_size(payload) > self.config.limits.inflated_bytes:
+                raise EdgeError("too_large")
+            return zstandard.ZstdDecompressor().decompress(payload, self.config.limits.inflated_bytes)
+        except zstandard.ZstdError:
+            raise EdgeError("bad_json", "not a zstd frame of a known, allowed size") from None
+
+    def _operate(self, id_: int, op: wire.Op) -> None:
+        if isinstance(op, wire.Visible):
+            self.engine.visible(id_, op.on)
+            self.soon()
+        elif isinstance(op, wire.Ping):
+            self.engine.reply(id_, {"t": "pong"})
+        elif isinstance(op, wire.Comment):
+            self._comment_op(id_, op)
+        elif isinstance(op, wire.Auth):
+            self._auth_op(id_, op)
+        else:
+            raise EdgeError("bad_op", "reactions are not taken by this server")
+
+    def _comment_op(self, id_: int, op: wire.Comment) -> None:
+        def answer(status: str, made: str | None = None, error: EdgeError | None = None) -> None:
+            self.engine.reply(id_, wire.ack(op.ref, made, status, error))
+
+        room = self.engine.room_of(id_)
+        claims = self.engine.claims(id_)
+        try:
+            if claims is None:
+                raise EdgeError("unauthorized", "to comment, connect with a token")
+            if room is not None:
+                identity = msgspec.msgpack.decode(claims, type=Identity)
+                identity.check("comment", room.decode())
+                made = wire.comment_id(identity.user, op.ref)
+                self._offer(identity, self._room(room.decode()), op, made, lambda status: answer(status, made))
+        except EdgeError as error:
+            answer("rejected", None, error)
+
+    def _auth_op(self, id_: int, op: wire.Auth) -> None:
+        claims = self.engine.claims(id_)
+        room = self.engine.room_of(id_)
+        identity = self.identify(op.token, None)
+        if claims is None or room is None or msgspec.msgpack.decode(claims, type=Identity).user != identity.user:
+            raise EdgeError("forbidden", "a fresh token is for the same user")
+        identity.check("read", room.decode())
+        if not self.engine.renew(id_, msgspec.msgpack.encode(identity), int(identity.exp or 0)):
+            raise EdgeError("overloaded")
+        self.engine.reply(id_, {"t": "ack", "status": "published"})
+
+    # Rooms: opened for their first viewer, let go a while after the last.
+
+    def _room(self, name: str) -> Room:
+        room = self.rooms.get(name)
+        if room is None:
+            if len(self.rooms) >= self.config.limits.rooms:
+                raise EdgeError("overloaded", "there are too many rooms", retry_after=5)
+            room = self.rooms[name] = Room(name)
+        return room
+
+    async def _open(self, room: Room) -> None:
+        try:
+            tail = await self.broker.subscribe(room.name, self)
+            self._fill(room, tail)
+            room.open = True
+        except (BrokerError, ValueError) as error:
+            log.warning("room %s does not open: %s", room.name, error)
+        finally:
+            room.opening = None
+            parked, room.parked = room.parked, []
+        for id_, identity in parked:
+            if room.open:
+                self._admit(id_, room.name, identity)
+            else:
+                self._refuse(id_, EdgeError("unavailable", retry_after=2))
+        self.soon()
+
+    def _fill(self, room: Room, tail: Tail) -> None:
+        first = [entries[0][0] - 1 if entries else head for entries, head in zip((tail.must, tail.chat), tail.heads)]
+        self.engine.room_open(room.key, tail.incarnation, first[MUST], first[CHAT])
+        for lane, entries in ((MUST, tail.must), (CHAT, tail.chat)):
+            for seq, data in entries:
+                self.batch(room.name, lane, seq, data)
+        room.heads = list(tail.heads)
+
+    def batch(self, room: str, lane: int, seq: int, data: bytes) -> None:
+        count = 1
+        if lane == CHAT:
+            try:
+                count = len(msgspec.msgpack.decode(data, type=_Batch).m)
+            except msgspec.DecodeError:
+                count = 0  # the engine tells its viewers of a gap in its place
+        self.engine.append(room.encode(), lane, seq, count, data)
+        self.rooms[room].heads[lane] = seq
+        self.soon()
+
+    def reset(self, room: str, tail: Tail) -> None:
+        """The numbering is a new one: viewers cannot go on from where they are, so they come anew, a few at a time."""
+        it = self.rooms[room]
+        self.engine.room_end(it.key, 1012, b"the room starts anew")
+        self._fill(it, tail)
+        self.soon()
+
+    def housekeep(self) -> None:
+        now = self.loop.time()
+        unwatched = {name.decode() for name in self.engine.rooms_unwatched()}
+        for name, room in list(self.rooms.items()):
+            busy = room.opening or room.parked or room.flushing or len(room.window) or room.must.locked()
+            if busy or (room.open and name not in unwatched):
+                room.idle_since = 0.0
+            elif not room.idle_since:
+                room.idle_since = now
+            elif now - room.idle_since > LINGER_S:
+                if room.open:
+                    self.engine.room_close(room.key)
+                    self.spawn(self.broker.unsubscribe(name))
+                del self.rooms[name]
+        self.loop.call_later(1.0, self.housekeep)
+
+    # What is said: comments gather for a moment and become a batch, a score is a batch at once.
+
+    def identify(self, token: str | None, user: str | None) -> Identity:
+        if token is not None:
+            if self.tokens is None:
+                raise EdgeError("unauthorized", "this server has no token key")
+            return self.tokens.verify(token, time.time())
+        if user is not None:
+            if not self.config.server.dev:
+                raise EdgeError("unauthorized", "user= is for --dev; send a token")
+            return dev(check_name(user, "user"))
+        if not self.anonymous:
+            raise EdgeError("unauthorized")
+        return ANYBODY
+
+    async def comment(self, identity: Identity, room: str, body: wire.CommentBody) -> wire.Message:
+        made = wire.comment_id(identity.user, body.ref)
+        told: asyncio.Future[str] = self.loop.create_future()
+        self._offer(identity, self._room(room), body, made, lambda status: told.done() or told.set_result(status))
+        return wire.ack(body.ref, made, await told)
+
+    def _offer(self, identity: Identity, room: Room, body: wire.CommentBody, made: str, done: Done) -> None:
+        if len(room.window) >= WAITING_COMMENTS:
+            raise EdgeError("overloaded", retry_after=2)
+        comment = wire.comment(made, identity.public(), body.x, time.time_ns() // 1_000_000, re=body.re, tier=identity.tier)
+        room.window.add(comment, len(msgspec.msgpack.encode(comment)), done)
+        if len(room.window) and not room.flushing:
+            room.flushing = True
+            self.loop.call_later(self.config.streams.flush_ms / 1000, lambda: self.spawn(self._flush(room)))
+
+    async def _flush(self, room: Room) -> None:
+        try:
+            while room.window.take():
+                comments = [waiting.comment for waiting in room.window.take()]
+                ts = room.window.stamp(time.time_ns() // 1_000_000)
+                viewers = (self.engine.room_info(room.key) or {}).get("viewers")
+                room.window.finish(await self._append(room, CHAT, lambda seq: wire.batch(seq, ts, comments, viewers=viewers)))
+        finally:
+            room.flushing = False
+
+    async def score(self, identity: Identity, room: str, event: dict[str, Any]) -> str:
+        it = self._room(room)
+        async with it.must:
+            it.score_ts = max(it.score_ts, time.time_ns() // 1_000_000)
+            ended = await self._append(it, MUST, lambda seq: wire.score(seq, it.score_ts, event))
+            if ended != "published":
+                raise EdgeError("unavailable", "it is not known whether this was stored", retry_after=1)
+            return f"m{it.heads[MUST]}"
+
+    async def _append(self, room: Room, lane: int, make: Callable[[int], wire.Message]) -> str:
+        """Compare-and-set until it is stored. What is unknown is read back, never guessed."""
+        expected = room.heads[lane]
+        try:
+            if not room.open:
+                expected = await self.broker.head(room.name, lane)
+            for _ in range(RETRIES):
+                data = msgspec.msgpack.encode(make(expected + 1))
+                outcome = await self.broker.append(room.name, lane, data, expected)
+                if outcome.kind is Kind.UNKNOWN:
+                    after = await self.broker.tail(room.name, lane, expected)
+                    if after and after[0] == (expected + 1, data):
+                        outcome = outcome._replace(kind=Kind.STORED, head=expected + 1)
+                    elif after:
+                        outcome = outcome._replace(kind=Kind.FENCED, head=after[-1][0])
+                    else:
+                        continue
+                if outcome.kind is Kind.STORED:
+                    room.heads[lane] = max(room.heads[lane], outcome.head)
+                    return "published"
+                expected = outcome.head
+        except (BrokerError, ValueError) as error:
+            log.warning("room %s: a batch could not be stored: %s", room.name, error)
+        return "unknown"
+
+    # What the HTTP application asks beside that.
+
+    def snapshot(self, room: str) -> wire.Message:
+        info = self.engine.room_info(room.encode())
+        if info is None:
+            heads = self.rooms[room].heads if room in self.rooms else [0, 0]
+            return {"room": room, "state": "live", "viewers": 0, "since": None, "must": heads[MUST], "chat": heads[CHAT]}
+        since = f"i{info['incarnation']}.m{info['must']}.c{info['chat']}"
+        return {
+            "room": room,
+            "state": "live",
+            "viewers": info["viewers"],
+            "since": since,
+            "must": info["must"],
+            "chat": info["chat"],
+        }
+
+    def adopt(self, sock_fd: int, head: bytes) -> None:
+        self.engine.adopt(sock_fd, head)
+        self.soon()
+
+    def metrics(self) -> str:
+        figures = self.engine.counters()
+        figures["http_connections"] = len(self.http.server.connections)
+        figures |= {f"memory_{name}": value for name, value in fast_sys.memory().items()}
+        return exposition(figures, {})
+
+    def healthy(self) -> bool:
+        return True
+
+    def ready(self) -> bool:
+        return True
+
+    # The end.
+
+    async def stop(self) -> None:
+        self.engine.unlisten()
+        self.engine.end_all(1012, b"restart")
+        self.soon()
+        deadline = self.loop.time() + GOODBYE_S
+        while self.engine.counters()["connections"] and self.loop.time() < deadline:
+            await asyncio.sleep(0.02)
+        if self.http is not None:
+            await self.http.cleanup()
+        await self.broker.close()
+        for task in list(self.tasks):
+            task.cancel()
+        self.loop.remove_reader(self.engine.fileno())
+        self.engine.close()
+
+
+def _busy() -> bytes:
+    body = msgspec.json.encode(EdgeError("overloaded", retry_after=2).body()) + b"\n"
+    head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 2\r\nConnection: close\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+BUSY = _busy()
+
+
+def _text(raw: bytes) -> str | None:
+    return raw.decode("ascii", "replace") if raw else None
+
+
+def _unquoted(raw: bytes) -> str | None:
+    return unquote_plus(raw.decode("ascii", "replace")) if raw else None
+
+
+async def _serve(
+    config: Config, worker: int, group: bool, listen_fd: int, private_fd: int, ready: Callable[[], None]
+) -> None:
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    it = Worker(config, loop, broker.open(config.broker.url), group)
+    it.http = http_runner(build(it))
+    await it.http.setup()
+    private = None
+    if private_fd >= 0:
+        private = http_runner(build_private(it))
+        await private.setup()
+        await web.SockSite(private, socket.socket(fileno=private_fd)).start()
+    it.engine.listen(listen_fd)
+    it.housekeep()
+    # What is there now stays for good: a full collection over it would cost 20 ms and more, and find nothing.
+    gc.collect()
+    gc.freeze()
+    log.info("worker %d: room for %d viewers", worker, it.engine.counters()["capacity"])
+    ready()
+    await stopping.wait()
+    await it.stop()
+    if private is not None:
+        await private.cleanup()
+
+
+def run(
+    config: Config, *, worker: int, workers: int, listen_fd: int, private_fd: int, ready: Callable[[], None]
+) -> int:
+    """Serves until SIGTERM or SIGINT; the exit status."""
+    uvloop.run(_serve(config, worker, workers > 1, listen_fd, private_fd, ready))
+    return 0

@@ -1,0 +1,500 @@
+# The room page in a real Chromium: against streams that follow a script, and against the server itself.
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from websockets.frames import Opcode
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
+
+from edge import api, auth, wire
+from edge.auth import Identity
+from tests.web.chromium import Page, browser, find, tab
+
+ROOT = Path(__file__).parent.parent.parent
+
+pytestmark = pytest.mark.skipif(find() is None, reason="no Chromium on this machine (apt install chromium)")
+
+
+@pytest.fixture(scope="module")
+def debugger() -> Iterator[str]:
+    with browser() as address:
+        yield address
+
+
+@pytest_asyncio.fixture
+async def page(debugger: str) -> AsyncIterator[Page]:
+    async with tab(debugger) as made:
+        yield made
+        assert made.troubles == []
+
+
+async def until(true: Callable[[], Any], deadline_s: float = 15.0) -> None:
+    async with asyncio.timeout(deadline_s):
+        while not true():  # noqa: ASYNC110 - any condition at all
+            await asyncio.sleep(0.005)
+
+
+class Viewer:
+    """The server's end of one WebSocket of the page."""
+
+    def __init__(self, protocol: ServerProtocol, request: Request, writer: asyncio.StreamWriter) -> None:
+        self.path = request.path
+        self.ops: list[dict[str, Any]] = []
+        self.gone = False
+        self._protocol = protocol
+        self._writer = writer
+
+    def flush(self) -> None:
+        for data in self._protocol.data_to_send():
+            self._writer.write(data) if data else self._writer.close()
+
+    def say(self, **message: Any) -> None:
+        self._protocol.send_text(json.dumps(message).encode())
+        self.flush()
+
+    def close(self, code: int) -> None:
+        self._protocol.send_close(code)
+        self.flush()
+
+    def cut(self) -> None:
+        self._writer.transport.abort()
+
+    def take(self, op: str) -> list[dict[str, Any]]:
+        return [found for found in self.ops if found["op"] == op]
+
+
+class Script:
+    """A Service whose streams do what the test says: it takes over connections as the engine would."""
+
+    body_bytes = 4096
+    cors_origin = "*"
+
+    def __init__(self) -> None:
+        self.viewers: list[Viewer] = []
+        self.scores: list[dict[str, Any]] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def identify(self, token: str | None, user: str | None) -> Identity:
+        return auth.dev(user or "nobody")
+
+    async def comment(self, identity: Identity, room: str, body: wire.CommentBody) -> wire.Message:
+        raise NotImplementedError
+
+    async def score(self, identity: Identity, room: str, event: dict[str, Any]) -> str:
+        self.scores.append(event)
+        return "m1"
+
+    def snapshot(self, room: str) -> wire.Message:
+        return {}
+
+    def metrics(self) -> str:
+        return ""
+
+    def healthy(self) -> bool:
+        return True
+
+    ready = healthy
+
+    def adopt(self, sock_fd: int, head: bytes) -> None:
+        self._tasks.append(asyncio.create_task(self._stream(socket.socket(fileno=sock_fd), head)))
+
+    async def _stream(self, sock: socket.socket, head: bytes) -> None:
+        reader, writer = await asyncio.open_connection(sock=sock)
+        protocol = ServerProtocol(subprotocols=["edge.v1.json"])  # type: ignore[list-item]
+        protocol.receive_data(head)
+        request = protocol.events_received()[0]
+        assert isinstance(request, Request)
+        protocol.send_response(protocol.accept(request))
+        assert protocol.subprotocol == "edge.v1.json"
+        viewer = Viewer(protocol, request, writer)
+        viewer.flush()
+        self.viewers.append(viewer)
+        try:
+            while data := await reader.read(65536):
+                protocol.receive_data(data)
+                viewer.ops += [json.loads(e.data) for e in protocol.events_received() if e.opcode is Opcode.TEXT]  # type: ignore[union-attr]
+                viewer.flush()
+        except ConnectionError:
+            pass
+        finally:
+            viewer.gone = True
+            writer.close()
+
+    async def viewer(self, number: int = 0) -> Viewer:
+        await until(lambda: len(self.viewers) > number)
+        return self.viewers[number]
+
+    async def stop(self) -> None:
+        for viewer in self.viewers:
+            viewer.cut()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+class Site:
+    def __init__(self, script: Script, url: str) -> None:
+        self.script = script
+        self.url = url
+
+
+@pytest_asyncio.fixture
+async def site() -> AsyncIterator[Site]:
+    script = Script()
+    runner = api.runner(api.build(script))
+    await runner.setup()
+    assert runner.server is not None
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(runner.server, "127.0.0.1", 0)
+    yield Site(script, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    server.close()
+    await script.stop()
+    await runner.cleanup()
+
+
+IDS = "[...document.querySelectorAll('#comments li:not(.gap)')].map(e => e.dataset.id)"
+# Where text has less contrast to its ground than WCAG AA asks for.
+FAINT = """(() => {
+  const part = x => (x /= 255) <= .03928 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4;
+  const light = c => {
+    const [r, g, b] = c.match(/[\\d.]+/g).map(Number).map(part);
+    return .2126 * r + .7152 * g + .0722 * b;
+  };
+  const behind = e => {
+    const c = getComputedStyle(e).backgroundColor;
+    return c === 'rgba(0, 0, 0, 0)' ? behind(e.parentElement) : c;
+  };
+  const ratio = e => {
+    const both = [light(getComputedStyle(e).color), light(behind(e))];
+    return (Math.max(...both) + .05) / (Math.min(...both) + .05);
+  };
+  const all = ['#room', '#connection', '.figures', '.event', '.text', '.author', 'time', '#say button', 'summary'];
+  return all.filter(s => ratio(document.querySelector(s)) < 4.5);
+})()"""
+
+HELLO = {"t": "hello", "since": "i3.m0.c0", "viewers": 1234, "resumed": False, "state": "live"}
+
+
+def comment(id_: str, text: str = "", user: str = "bob", ts: int = 1_700_000_000_000) -> wire.Message:
+    return wire.comment(id_, {"id": user, "name": user.title()}, text or f"text of {id_}", ts)
+
+
+async def joined(page: Page, site: Site, query: str = "room=demo&user=ann") -> Viewer:
+    await page.go(f"{site.url}/?{query}")
+    viewer = await site.script.viewer()
+    viewer.say(**HELLO)
+    await page.until("document.querySelector('#connection').innerText === 'live'")
+    return viewer
+
+
+async def test_a_room_live(page: Page, site: Site) -> None:
+    viewer = await joined(page, site)
+    assert viewer.path == "/v1/rooms/demo/ws?user=ann"
+    assert await page.text("#room") == "demo"
+    assert await page.text("#viewer-count") == "1,234"
+    viewer.say(**wire.batch(1, 5, [comment("a", "hello"), comment("b", "<b>bold</b><script>x()</script>")], viewers=7))
+    await page.until("document.querySelectorAll('#comments li').length === 2")
+    assert await page.texts("#comments .text") == ["hello", "<b>bold</b><script>x()</script>"]
+    assert await page.texts("#comments .author") == ["Bob", "Bob"]
+    assert await page.text("#viewer-count") == "7"
+    viewer.say(**wire.score(1, 6, {"home": 1, "away": 0, "text": "Goal!", "minute": 12}))
+    await page.until("document.querySelector('.figures')?.innerText === '1 : 0'")
+    assert await page.text("#score .event") == "Goal! · minute 12"
+    viewer.say(**wire.score(2, 7, {"home": 1, "away": 1}))
+    await page.until("document.querySelector('.figures').innerText === '1 : 1'")
+    assert await page.texts("#earlier li") == ["1 : 0 Goal! · minute 12"]
+    viewer.say(**wire.batch(2, 8, [comment("c")], of=25000))
+    await page.until("document.querySelector('#sample').innerText === 'Showing 1 of 25,000 comments'")
+
+
+async def test_retractions_also_of_what_comes_late(page: Page, site: Site) -> None:
+    viewer = await joined(page, site)
+    viewer.say(**wire.batch(1, 5, [comment("a"), comment("b"), comment("c")]))
+    viewer.say(**wire.retraction(1, 6, ["b", "late"]))
+    viewer.say(**wire.batch(2, 7, [comment("late"), comment("d")]))
+    await page.until("document.querySelector('[data-id=d]')")
+    assert await page.js(IDS) == ["a", "c", "d"]
+    for seq in range(2, 13):  # the last 1,000 ids are kept, and no more
+        viewer.say(**wire.retraction(seq, 8, [f"x{seq}.{i}" for i in range(100)]))
+    viewer.say(**wire.batch(3, 9, [comment("late"), comment("x12.0"), comment("e")]))
+    await page.until("document.querySelector('[data-id=e]')")
+    assert await page.js(IDS) == ["a", "c", "d", "late", "e"]
+
+
+async def test_bounded_and_scrolled(page: Page, site: Site) -> None:
+    viewer = await joined(page, site)
+    for seq in range(1, 5):
+        viewer.say(**wire.batch(seq, 5, [comment(f"{seq}.{i}") for i in range(100)]))
+    await page.until("document.querySelector('#comments').lastElementChild?.dataset.id === '4.99'")
+    at_end = "(l => l.scrollHeight - l.scrollTop - l.clientHeight < 2)(document.querySelector('#comments'))"
+    assert await page.js("document.querySelectorAll('#comments li').length") == 200
+    assert await page.js(at_end)
+    await page.js("document.querySelector('#comments').scrollTop = 100")
+    await page.js("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
+    viewer.say(**wire.batch(5, 6, [comment("new")]))
+    await page.until("!document.querySelector('#newest').hidden")
+    assert not await page.js(at_end)
+    await page.click("#newest")
+    await page.until(f"{at_end} && document.querySelector('#newest').hidden")
+
+
+async def test_acks(page: Page, site: Site) -> None:
+    viewer = await joined(page, site)
+
+    async def send(text: str, number: int) -> str:
+        await page.type("#text", text)
+        await page.press_enter()
+        await until(lambda: len(viewer.take("comment")) == number)
+        sent = viewer.take("comment")[-1]
+        assert sent["x"] == text
+        assert isinstance(wire.decode_op(json.dumps(sent).encode()), wire.Comment)
+        return str(sent["ref"])
+
+    ref = await send("hello", 1)
+    assert await page.text("#ack") == "sending …"
+    viewer.say(**wire.ack(ref, "own1", "published"))
+    await page.until("document.querySelector('#ack').dataset.status === 'published'")
+    assert await page.texts("#comments .own .text") == ["hello"]
+    viewer.say(**wire.batch(1, 5, [comment("own1", "hello", user="ann"), comment("a")]))
+    await page.until("document.querySelector('[data-id=a]')")
+    assert await page.texts("#comments .text") == ["hello", "text of a"], "one's own comment is shown once"
+
+    viewer.say(**wire.ack(await send("wait", 2), "own2", "pending"))
+    await page.until("document.querySelector('#ack').innerText.startsWith('pending')")
+    from edge.errors import EdgeError
+
+    viewer.say(**wire.ack(await send("bad", 3), None, "rejected", EdgeError("too_many", "slowly now", retry_after=7)))
+    await page.until("document.querySelector('#ack').innerText === 'rejected: slowly now (try again in 7 s)'")
+    assert await page.js("document.querySelector('#text').value") == "bad", "the words are not lost"
+    await page.js("document.querySelector('#text').value = ''")
+    ref = await send("sure?", 4)
+    viewer.say(t="ack", ref=ref, status="unknown", retry_after=0.01)
+    await until(lambda: len(viewer.take("comment")) == 5)
+    assert viewer.take("comment")[-1] == {"op": "comment", "ref": ref, "x": "sure?"}
+    assert len({c["ref"] for c in viewer.take("comment")}) == 4
+
+
+async def test_reconnects_where_it_was(page: Page, site: Site) -> None:
+    viewer = await joined(page, site)
+    viewer.say(**wire.batch(1, 5, [comment("a")]))
+    viewer.say(**wire.score(1, 5, {"home": 1, "away": 0}))
+    viewer.say(t="gap", **{"from": "c2", "to": "c40"})
+    viewer.say(**wire.batch(41, 5, [comment("b")]))
+    await page.until("document.querySelector('[data-id=b]')")
+    assert "39 updates were skipped here" in await page.texts("#comments .gap")
+    await page.type("#text", "in between")
+    await page.press_enter()
+    await until(lambda: viewer.take("comment"))
+    viewer.cut()
+    second = await site.script.viewer(1)
+    assert second.path == "/v1/rooms/demo/ws?user=ann&since=i3.m1.c41"
+    # Not resumed: a replay begins before what has been seen. Nothing is shown twice.
+    second.say(**HELLO | {"since": "i3.m0.c39"})
+    second.say(**wire.score(1, 5, {"home": 1, "away": 0}))
+    second.say(**wire.batch(40, 5, [comment("a")]))
+    second.say(**wire.batch(41, 5, [comment("b")]))
+    second.say(**wire.batch(42, 5, [comment("c")]))
+    await page.until("document.querySelector('[data-id=c]')")
+    assert await page.js(IDS) == ["a", "b", "c"]
+    assert await page.texts("#earlier li") == []
+    await until(lambda: second.take("comment"))
+    assert second.take("comment")[0] == viewer.take("comment")[0], "an unanswered comment is sent again, with its ref"
+    # Another numbering: its first batch is not a repeat.
+    second.close(1012)
+    third = await site.script.viewer(2)
+    assert third.path.endswith("&since=i3.m1.c42")
+    third.say(**HELLO | {"since": "i9.m0.c0"})
+    third.say(**wire.batch(1, 5, [comment("d")]))
+    await page.until("document.querySelector('[data-id=d]')")
+    third.say(t="reconnect", in_ms=10, ticket="T1")
+    fourth = await site.script.viewer(3)
+    assert "ticket=T1" in fourth.path
+    assert "since=i9.m0.c1" in fourth.path
+    fourth.say(**HELLO | {"since": "i9.m0.c1"})
+    fourth.close(1008)
+    await page.until("document.querySelector('#connection').dataset.state === 'refused'")
+
+
+async def test_backoff_is_full_jitter(page: Page, site: Site) -> None:
+    await joined(page, site)
+    found = await page.js(
+        "import('/static/stream.js').then(({backoff}) => "
+        "[backoff(0, () => 1), backoff(1, () => 1), backoff(99, () => 1), backoff(5, () => 0), "
+        "Array.from({length: 50}, () => backoff(3)).every(ms => ms >= 0 && ms < 4000)])"
+    )
+    assert found == [500, 1000, 30000, 0, True]
+
+
+async def test_a_hidden_tab_says_so(page: Page, site: Site) -> None:
+    viewer = await joined(page, site)
+    for hidden in ("true", "false"):
+        await page.js(
+            f"Object.defineProperty(document, 'hidden', {{configurable: true, get: () => {hidden}}});"
+            "document.dispatchEvent(new Event('visibilitychange'))"
+        )
+    await until(lambda: len(viewer.take("visible")) == 2)
+    assert viewer.take("visible") == [{"op": "visible", "on": False}, {"op": "visible", "on": True}]
+
+
+async def test_publishing_a_score(page: Page, site: Site) -> None:
+    await joined(page, site)
+    await page.click("#publish summary")
+    await page.js("document.querySelector('#home').value = 2")
+    await page.type("#what", "Goal")
+    await page.press_enter()
+    await page.until("document.querySelector('#published').innerText === 'published as m1'")
+    assert site.script.scores == [{"home": 2, "away": 0, "text": "Goal"}]
+
+
+async def test_a_reader_without_a_name(page: Page, site: Site) -> None:
+    viewer = await joined(page, site, "room=other")
+    assert viewer.path == "/v1/rooms/other/ws"
+    assert (
+        await page.js("[document.querySelector('#say').hidden, document.querySelector('#publish').hidden]")
+        == [True] * 2
+    )
+    await page.type("#name", "Zoë")
+    await page.press_enter()
+    second = await site.script.viewer(1)
+    assert second.path == "/v1/rooms/other/ws?user=Zo%C3%AB"
+
+
+async def test_state_is_shown(page: Page, site: Site) -> None:
+    viewer = await joined(page, site)
+    viewer.say(**wire.state(1, 5, {"state": "closed"}))
+    await page.until("document.querySelector('#notice').innerText === 'This room is closed.'")
+    viewer.say(**wire.state(2, 5, {"state": "live"}))
+    await page.until("document.querySelector('#notice').hidden")
+    viewer.say(t="error", error="bad_op", message="there is no such operation")
+    await page.until("document.querySelector('#ack').innerText === 'there is no such operation'")
+    viewer.say(t="from a later version", id="m3")
+    viewer.say(**wire.batch(1, 5, [comment("a")]))
+    await page.until("document.querySelector('[data-id=a]')")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+async def test_fits_a_phone_and_can_be_read(page: Page, site: Site, dark: bool) -> None:
+    await page.call("Emulation.setDeviceMetricsOverride", width=320, height=568, deviceScaleFactor=1, mobile=True)
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    await page.call("Emulation.setEmulatedMedia", features=[scheme])
+    viewer = await joined(page, site, "room=" + "r" * 64 + "&user=ann")
+    viewer.say(**wire.score(1, 5, {"home": 10, "away": 10, "text": "x" * 100}))
+    viewer.say(**wire.batch(1, 5, [comment("a", "w" * 500), comment("b", "short")]))
+    await page.until("document.querySelector('[data-id=b]')")
+    assert await page.js("document.documentElement.scrollWidth") == 320
+    button = "document.querySelector('#say button').getBoundingClientRect()"
+    left, right, bottom = await page.js(f"(r => [r.left, r.right, r.bottom])({button})")
+    assert (left >= 0, right <= 320, bottom <= 568) == (True, True, True), "the button is on the screen"
+    assert await page.js("document.querySelector('#comments').clientHeight") >= 80
+    assert await page.js(FAINT) == []
+
+
+async def test_what_a_screen_reader_finds(page: Page, site: Site) -> None:
+    await joined(page, site)
+    tree = (await page.call("Accessibility.getFullAXTree"))["nodes"]
+    found = {(n["role"]["value"], n.get("name", {}).get("value", "")) for n in tree if not n["ignored"]}
+    for wanted in (
+        ("heading", "demo"),
+        ("log", "Comments"),
+        ("textbox", "Your comment"),
+        ("button", "Send"),
+        ("region", "Scores"),
+    ):
+        assert wanted in found
+    unnamed = "[...document.querySelectorAll('input')].filter(i => !i.labels.length).map(i => i.id)"
+    assert await page.js(unnamed) == []
+
+
+async def test_the_policy_holds(page: Page, site: Site) -> None:
+    await joined(page, site)
+    script = "Object.assign(document.createElement('script'), {textContent: 'window.ran = 1'})"
+    await page.js(f"document.body.append({script})")
+    assert await page.js("window.ran") is None
+    assert any("Content Security Policy" in t for t in page.troubles)
+    page.troubles.clear()
+
+
+# Against the server itself.
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        ports = [sock.getsockname()[1] for sock in (one, two)]
+    folder = tmp_path_factory.mktemp("edge")
+    command = [sys.executable, "-m", "edge.cli", "serve", "--dev", "--data", str(folder / "data")]
+    command += ["--listen", f"127.0.0.1:{ports[0]}", "--private-listen", f"127.0.0.1:{ports[1]}"]
+    with open(folder / "stderr", "wb") as stderr:
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=stderr, env=os.environ | {"PYTHONPATH": str(ROOT)}
+        )
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline().decode()
+        assert line.startswith("edge: ready on "), (folder / "stderr").read_text()
+        yield line.split()[-1]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+async def test_two_readers_of_the_real_server(debugger: str, server: str) -> None:
+    live = "document.querySelector('#connection').innerText === 'live'"
+    async with tab(debugger) as ann, tab(debugger) as bob, aiohttp.ClientSession(server) as http:
+        await ann.go(f"{server}/?room=two&user=ann")
+        await bob.go(f"{server}/?room=two&user=bob")
+        for page in (ann, bob):
+            await page.until(live)
+        await ann.type("#text", "hello from ann ❤")
+        await ann.press_enter()
+        await ann.until("document.querySelector('#ack').dataset.status === 'published'")
+        for page in (ann, bob):
+            await page.until("document.querySelectorAll('#comments li').length === 1")
+            assert await page.texts("#comments .text") == ["hello from ann ❤"]
+        async with http.post("/v1/rooms/two/comments?user=cy", json={"x": "by post"}) as answer:
+            assert answer.status == 201
+        for page in (ann, bob):
+            await page.until("document.querySelectorAll('#comments li').length === 2")
+        await bob.click("#publish summary")
+        await bob.js("document.querySelector('#away').value = 3")
+        await bob.click("#publish button")
+        for page in (ann, bob):
+            await page.until("document.querySelector('.figures')?.innerText === '0 : 3'")
+        # A third one, who comes later, is shown what there is.
+        async with tab(debugger) as late:
+            await late.go(f"{server}/?room=two&user=dee")
+            await late.until("document.querySelector('.figures')?.innerText === '0 : 3'")
+            await late.until("document.querySelectorAll('#comments li').length === 2")
+            assert late.troubles == []
+        assert ann.troubles == bob.troubles == []
+
+
+async def test_an_event_source_on_the_connection_of_the_page(debugger: str, server: str) -> None:
+    """A browser opens its EventSource on a connection that the HTTP application owns by then."""
+    async with tab(debugger) as page, aiohttp.ClientSession(server) as http:
+        await page.go(f"{server}/?room=sse&user=ann")
+        await page.js(
+            "window.got = []; const source = new EventSource('/v1/rooms/sse/sse?user=ann');"
+            "for (const t of ['hello', 'score']) source.addEventListener(t, e => got.push([t, JSON.parse(e.data)]))"
+        )
+        await page.until("got.some(([t]) => t === 'hello')")
+        async with http.post("/v1/rooms/sse/score?user=ann", json={"home": 1, "away": 2}) as answer:
+            assert answer.status == 201
+        await page.until("got.some(([t, d]) => t === 'score' && d.e.away === 2)")
+        assert page.troubles == []

@@ -4,6 +4,7 @@ PYTHON ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/stamp
+SWITCHES := debug=$(EDGE_DEBUG) sanitize=$(EDGE_SANITIZE)
 FAST := $(wildcard edge/_fast/*.pyx edge/_fast/*.pxd edge/_fast/*.h)
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip --quiet install
 
@@ -29,7 +30,7 @@ format: $(STAMP)/test
 bench: bench-floor
 
 bench-floor: build $(STAMP)/bench
-	$(BIN)/python bench/floor.py
+	$(BIN)/python -m bench.floor
 
 autobahn: build $(STAMP)/test
 	tests/autobahn.sh
@@ -60,7 +61,7 @@ $(STAMP)/install: $(STAMP)/venv pyproject.toml setup.py
 
 # The switches of setup.py: the file changes when they do.
 $(STAMP)/switches: $(STAMP)/venv always
-	@echo 'debug=$(EDGE_DEBUG) sanitize=$(EDGE_SANITIZE)' | cmp -s - $@ || echo 'debug=$(EDGE_DEBUG) sanitize=$(EDGE_SANITIZE)' > $@
+	@echo '$(SWITCHES)' | cmp -s - $@ || echo '$(SWITCHES)' > $@
 
 $(STAMP)/fast: $(STAMP)/install $(STAMP)/switches $(FAST)
 	$(BIN)/python setup.py --quiet build_ext --inplace
@@ -74,6 +75,6 @@ $(STAMP)/bench: $(STAMP)/install
 	$(PIP) --no-build-isolation -e '.[bench]'
 	touch $@
 
-$(STAMP)/tools: $(STAMP)/test tests/tools.sh
+$(STAMP)/tools: $(STAMP)/test tests/tools.sh $(wildcard tests/*/package.json tests/*/*/package.json)
 	tests/tools.sh
 	touch $@

@@ -276,13 +276,18 @@ class Worker:
                 count = len(msgspec.msgpack.decode(data, type=_Batch).m)
             except msgspec.DecodeError:
                 count = 0  # the engine tells its viewers of a gap in its place
-        self.engine.append(room.encode(), lane, seq, count, data)
-        self.rooms[room].heads[lane] = seq
+        it = self.rooms.get(room)
+        if it is None:
+            return  # let go just now
+        self.engine.append(it.key, lane, seq, count, data)
+        it.heads[lane] = seq
         self.soon()
 
     def reset(self, room: str, tail: Tail) -> None:
         """The numbering is a new one: viewers cannot go on from where they are, so they come anew, a few at a time."""
-        it = self.rooms[room]
+        it = self.rooms.get(room)
+        if it is None:
+            return
         self.engine.room_end(it.key, 1012, b"the room starts anew")
         self._fill(it, tail)
         self.soon()
@@ -297,10 +302,10 @@ class Worker:
             elif not room.idle_since:
                 room.idle_since = now
             elif now - room.idle_since > LINGER_S:
+                del self.rooms[name]
                 if room.open:
                     self.engine.room_close(room.key)
                     self.spawn(self.broker.unsubscribe(name))
-                del self.rooms[name]
         self.loop.call_later(1.0, self.housekeep)
 
     # What is said: comments gather for a moment and become a batch, a score is a batch at once.
@@ -328,15 +333,15 @@ class Worker:
         if len(room.window) >= WAITING_COMMENTS:
             raise EdgeError("overloaded", retry_after=2)
         comment = wire.comment(made, identity.public(), body.x, time.time_ns() // 1_000_000, re=body.re, tier=identity.tier)
-        room.window.add(comment, len(msgspec.msgpack.encode(comment)), done)
+        room.window.add(comment, len(msgspec.json.encode(comment)) + 1, done)
         if len(room.window) and not room.flushing:
             room.flushing = True
             self.loop.call_later(self.config.streams.flush_ms / 1000, lambda: self.spawn(self._flush(room)))
 
     async def _flush(self, room: Room) -> None:
         try:
-            while room.window.take():
-                comments = [waiting.comment for waiting in room.window.take()]
+            while taken := room.window.take():
+                comments = [waiting.comment for waiting in taken]
                 ts = room.window.stamp(time.time_ns() // 1_000_000)
                 viewers = (self.engine.room_info(room.key) or {}).get("viewers")
                 room.window.finish(await self._append(room, CHAT, lambda seq: wire.batch(seq, ts, comments, viewers=viewers)))
@@ -453,7 +458,7 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     it = Worker(config, loop, broker.open(config.broker.url), group)
-    it.http = http_runner(build(it))
+    it.http = http_runner(build(it), config.streams.keepalive_seconds)
     await it.http.setup()
     private = None
     if private_fd >= 0:

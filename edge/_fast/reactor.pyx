@@ -8,7 +8,7 @@ import msgspec
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_HIDDEN, KIND_FREE, KIND_HEAD, KIND_PARKED, KIND_SSE, KIND_WS, Conn, Join, conn_find, conn_id)
+from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_HIDDEN, FLAG_MUST, KIND_FREE, KIND_HEAD, KIND_PARKED, KIND_SSE, KIND_WS, Conn, Join, conn_find, conn_id)
 from edge._fast.const cimport (ENC_DEFLATE, ENC_JSON, ENC_MSGPACK, ENC_POLL, ENC_SSE, ENC_ZSTD, LANE_CHAT,
                                LANE_MUST)
 from edge._fast.core cimport (EVENT_CLOSE, EVENT_HANDOFF, EVENT_MESSAGE, EVENT_OPEN, Core, Event, core_free, core_init,
@@ -372,6 +372,8 @@ cdef class Engine:
         if slot == NONE or self.k.table.conns[slot].kind != KIND_WS:
             return False
         c = &self.k.table.conns[slot]
+        if c.flags & FLAG_MUST:         # has no chat to begin with, and no gaps in it
+            return True
         if not on:
             c.flags |= FLAG_HIDDEN
         elif c.flags & FLAG_HIDDEN:

@@ -86,13 +86,11 @@ cdef int head_read(WsState* s, const uint8_t* h, size_t n, uint64_t limit, bint 
         if s.frame_op:
             s.msg_op = s.frame_op
             s.msg_deflated = h[0] >> 6 & 1
-            s.msg_told = 0
-            s.utf8 = UTF8_WHOLE
     return size
 
 
 cdef int head_take(WsState* s, const uint8_t* p, size_t n, size_t* at, uint64_t limit, bint deflate) noexcept nogil:
-    """Takes a frame's head from p[at:n], keeping in s what is not whole. 1: the frame has begun; 0: more bytes."""
+    """Takes a frame's head from p[at:n], keeping in s what is not whole: positive when the frame has begun."""
     cdef int size
     if s.head_len == 0:
         size = head_read(s, p + at[0], n - at[0], limit, deflate)
@@ -170,7 +168,7 @@ cdef int payload_take(WsState* s, uint8_t* p, size_t n, WsPiece* piece) noexcept
         piece.op = s.frame_op
         piece.first = not s.frame_told
         piece.deflated = 0
-        s.frame_told = 1
+        s.frame_told |= n > 0
     else:
         piece.op = s.msg_op
         piece.first = not s.msg_told
@@ -195,8 +193,6 @@ cdef int ws_parse(WsState* s, uint8_t* p, size_t n, size_t* used, uint64_t limit
         take = n - at
         if take > s.left:
             take = <size_t> s.left
-        if take == 0 and s.left:
-            return WS_MORE
         rc = payload_take(s, p + at, take, piece)
         at += take
         if rc:

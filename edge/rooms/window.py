@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from edge.wire import Message
 
-BATCH_BYTES = 32 * 1024
+BATCH_BYTES = 32 * 1024 - 256  # as JSON; the rest is for what is around the comments
 BATCH_COMMENTS = 200
 RECENT = 4096
 

@@ -135,6 +135,15 @@ def test_known_at_the_first_impossible_byte(before: int) -> None:
         assert feed(text + bad + b"a" * 40) == -1
 
 
+@pytest.mark.parametrize("begun", [b"\xc3", b"\xe2", b"\xe2\x82", b"\xf0\x9f\x98"])
+def test_ascii_does_not_finish_a_character(begun: bytes) -> None:
+    """However long the run, and wherever it begins: it must not be skipped."""
+    for before in range(40):
+        for run in (1, 7, 8, 31, 32, 33, 100):
+            assert feed(b"a" * before + begun + b"a" * run) == -1
+            assert feed(b"a" * before + begun, b"a" * run) == -1
+
+
 pieces = st.lists(
     st.one_of(
         st.text(max_size=40).map(str.encode), st.binary(max_size=4), st.sampled_from((b"a" * 32, "é".encode() * 9))

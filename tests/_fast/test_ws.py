@@ -119,6 +119,13 @@ def test_pieces_of_one_read() -> None:
     assert not ws.idle(state)
 
 
+def test_a_limit_that_shrinks_inside_a_message() -> None:
+    state = bytearray(ws.STATE_SIZE)
+    ws.parse(state, bytearray(frame(0x01, b"Hello")), 4096, False)
+    assert ws.parse(state, bytearray(frame(0x89, b"ping")), 3, False)[0] == 1
+    assert ws.parse(state, bytearray(frame(0x80, b"")), 3, False)[0] == -1009
+
+
 fragment = st.binary(max_size=300)
 text = st.text(max_size=120).map(str.encode)
 message = st.one_of(

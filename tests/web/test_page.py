@@ -33,13 +33,6 @@ def debugger() -> Iterator[str]:
         yield address
 
 
-@pytest_asyncio.fixture
-async def page(debugger: str) -> AsyncIterator[Page]:
-    async with tab(debugger) as made:
-        yield made
-        assert made.troubles == []
-
-
 async def until(true: Callable[[], Any], deadline_s: float = 15.0) -> None:
     async with asyncio.timeout(deadline_s):
         while not true():  # noqa: ASYNC110 - any condition at all
@@ -161,6 +154,14 @@ async def site() -> AsyncIterator[Site]:
     server.close()
     await script.stop()
     await runner.cleanup()
+
+
+@pytest_asyncio.fixture
+async def page(debugger: str, site: Site) -> AsyncIterator[Page]:
+    """Closed before the site is, or the page would complain of a server that has gone."""
+    async with tab(debugger) as made:
+        yield made
+        assert made.troubles == []
 
 
 IDS = "[...document.querySelectorAll('#comments li:not(.gap)')].map(e => e.dataset.id)"
@@ -387,7 +388,8 @@ async def test_state_is_shown(page: Page, site: Site) -> None:
 async def test_fits_a_phone_and_can_be_read(page: Page, site: Site, dark: bool) -> None:
     await page.call("Emulation.setDeviceMetricsOverride", width=320, height=568, deviceScaleFactor=1, mobile=True)
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-    await page.call("Emulation.setEmulatedMedia", features=[scheme])
+    still = {"name": "prefers-reduced-motion", "value": "reduce"}
+    await page.call("Emulation.setEmulatedMedia", features=[scheme, still])
     viewer = await joined(page, site, "room=" + "r" * 64 + "&user=ann")
     viewer.say(**wire.score(1, 5, {"home": 10, "away": 10, "text": "x" * 100}))
     viewer.say(**wire.batch(1, 5, [comment("a", "w" * 500), comment("b", "short")]))

@@ -83,6 +83,7 @@ class Worker:
         self.tasks: set[asyncio.Task[Any]] = set()
         self.turning = False
         self.http: Any = None
+        self.arriving = 0  # connections on their way to the HTTP application
         self.engine = Engine(
             self,
             capacity(config),
@@ -90,6 +91,7 @@ class Worker:
             secrets.randbits(64),
             engine_options(config, self.anonymous, group),
             trusted_networks(config.server.proxy_trusted),
+            config.server.cors_origin.encode(),
         )
         loop.add_reader(self.engine.fileno(), self.readable)
 
@@ -100,7 +102,11 @@ class Worker:
             self.turn()
 
     def turn(self) -> None:
-        self.turning = self.engine.tick()
+        try:
+            self.turning = self.engine.tick()
+        except Exception:  # of an upcall: one viewer's trouble must not stop all others
+            log.exception("a turn")
+            self.turning = True
         if self.turning:
             self.loop.call_soon(self.turn)
 
@@ -120,11 +126,13 @@ class Worker:
     def handoffs(self, connections: list[tuple[int, bytes]]) -> None:
         for fd, _peer in connections:
             sock = socket.socket(fileno=fd)
-            if len(self.http.server.connections) >= HTTP_CONNECTIONS:
+            if len(self.http.server.connections) + self.arriving >= HTTP_CONNECTIONS:
                 with contextlib.suppress(OSError):
+                    sock.recv(65536)  # what is unread when it is closed would make a reset of that, and lose the answer
                     sock.send(BUSY)
                 sock.close()
             else:
+                self.arriving += 1
                 self.spawn(self._serve_http(sock))
 
     async def _serve_http(self, sock: socket.socket) -> None:
@@ -132,6 +140,8 @@ class Worker:
             await self.loop.connect_accepted_socket(self.http.server, sock)
         except OSError:
             sock.close()
+        finally:
+            self.arriving -= 1
 
     def opens(self, requests: list[tuple[int, bytes, bytes, bytes]]) -> None:
         self.opens_waiting.extend(requests)

@@ -36,6 +36,9 @@ ctypedef struct Options:
     uint8_t hello               # a stream begins with its position; off for an echo server
     uint8_t group               # other listeners share the port: what waits at ours can go to them
 
+cdef enum:
+    ORIGIN_MAX = 256
+
 ctypedef struct Counters:       # read by name: see Engine.counters
     uint64_t accepted
     uint64_t joined_ws
@@ -139,6 +142,9 @@ ctypedef struct Core:
     uint32_t queue_last[2]
     uint32_t viewers[6]         # for each encoding
     uint8_t* scratch            # what a read goes into
+    uint8_t* pongs              # the answers to the pings of one read
+    uint32_t pongs_n
+    char origin[ORIGIN_MAX]     # Access-Control-Allow-Origin
     int epfd
 
 cdef enum:

@@ -17,7 +17,8 @@ cdef int core_init(Core* k, uint32_t cap, uint32_t rooms, uint64_t seed) noexcep
     k.dead = <uint32_t*>map_alloc(<size_t>cap * 4)
     k.queue_first[0] = k.queue_first[1] = k.queue_last[0] = k.queue_last[1] = NONE
     k.scratch = <uint8_t*>map_alloc(SCRATCH)
-    if k.epfd < 0 or k.ready == NULL or k.dead == NULL or k.scratch == NULL:
+    k.pongs = <uint8_t*>map_alloc(SCRATCH)
+    if k.epfd < 0 or k.ready == NULL or k.dead == NULL or k.scratch == NULL or k.pongs == NULL:
         return -1
     if table_init(&k.table, cap, k.now) < 0 or rooms_init(&k.rooms, rooms, seed) < 0:
         return -1
@@ -39,6 +40,7 @@ cdef void core_free(Core* k) noexcept nogil:
     registry_free(&k.registry)
     peers_free(&k.peers)
     map_free(k.scratch, SCRATCH)
+    map_free(k.pongs, SCRATCH)
     map_free(k.ready, <size_t>k.table.cap * 4)
     map_free(k.dead, <size_t>k.table.cap * 4)
     table_free(&k.table)

@@ -335,7 +335,7 @@ cdef void door_join(Core* k, uint32_t slot, Join* j, Room* room) noexcept nogil:
     elif j.stream == STREAM_SSE:
         k.count.joined_sse += 1
         c.kind = KIND_SSE
-        n = sse_open(out, sizeof(out), k.opt.retry_ms + core_random(k, k.opt.retry_ms))
+        n = sse_open(out, sizeof(out), k.opt.retry_ms + core_random(k, k.opt.retry_ms), k.origin)
         n += door_hello(k, c, j, room, out + n)
         timer_set(&k.table, slot, k.now, k.opt.heartbeat_ms - core_random(k, <uint32_t>k.opt.heartbeat_ms // 4))
     else:

@@ -5,10 +5,11 @@ from libc.stdio cimport snprintf
 from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_CLOSE_SENT, FLAG_RESET, FLAG_SHUT, KIND_CLOSING, KIND_DEAD, KIND_POLL, KIND_SSE,
                               KIND_WS, Conn, Io)
 from edge._fast.const cimport LANE_MUST
-from edge._fast.core cimport core_close, core_kill, core_random, core_ready
+from edge._fast.core cimport core_close, core_kill, core_random, core_ready, core_room
 from edge._fast.http cimport http_refusal
 from edge._fast.out cimport OUT_CLEAR, OUT_DEAD, out_flush, out_reply, out_small
 from edge._fast.poll cimport poll_empty
+from edge._fast.sse cimport Vector, sse_id
 from edge._fast.sys cimport EAGAIN, MSG_DONTWAIT, MSG_NOSIGNAL, NONE, SHUT_WR, errno, memcpy, recv, send, shutdown
 from edge._fast.ws cimport ws_close
 
@@ -42,7 +43,7 @@ cdef uint64_t* refused(Core* k, int status) noexcept nogil:
 cdef void farewell_refuse(Core* k, uint32_t slot, int status, const char* error, const char* message,
                           uint32_t retry_after) noexcept nogil:
     cdef uint8_t text[1024]
-    cdef size_t n = http_refusal(text, sizeof(text), status, error, message, retry_after)
+    cdef size_t n = http_refusal(text, sizeof(text), status, error, message, retry_after, k.origin)
     refused(k, status)[0] += 1
     if out_reply(k, slot, text, n) != OUT_DEAD:
         core_close(k, slot)
@@ -70,7 +71,8 @@ cdef void farewell_slow(Core* k, uint32_t slot, uint64_t* cause) noexcept nogil:
     cdef uint8_t json[64]
     cdef uint8_t pack[64]
     cdef uint8_t out[192]
-    cdef size_t n, m
+    cdef size_t n, m, i
+    cdef Vector v
     cdef uint32_t in_ms = 1000 + core_random(k, 4000)
     # In the middle of a frame nothing else can be said: the peer would take it for the rest of the frame.
     if io == NULL or (io.frame == NULL and io.pre_at == io.pre_len and io.out_at == io.out_len):
@@ -83,7 +85,11 @@ cdef void farewell_slow(Core* k, uint32_t slot, uint64_t* cause) noexcept nogil:
             n = out_small(c.enc, out, json, n, pack, m, "reconnect")
             n += ws_close(out + n, 1013, b"too slow")
         elif c.kind == KIND_SSE:
-            n = out_small(c.enc, out, json, n, pack, m, "reconnect")
+            v.incarnation = core_room(k, c).incarnation
+            v.must = c.must
+            v.chat = c.chat
+            i = sse_id(out, &v)
+            n = i + out_small(c.enc, out + i, json, n, pack, m, "reconnect")
         else:
             n = 0
         if n:

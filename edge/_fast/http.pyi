@@ -10,5 +10,6 @@ def refusal_at(
     error: bytes | None = None,
     message: bytes | None = None,
     retry_after: int = 0,
+    origin: bytes = b"*",
 ) -> int: ...
 def bench_parse(data: bytes, rounds: int) -> float: ...

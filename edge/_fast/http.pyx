@@ -532,7 +532,7 @@ cdef Refusal refusal_of(int status) noexcept nogil:
 
 
 cdef size_t http_refusal(uint8_t* out, size_t cap, int status, const char* error, const char* message,
-                         uint32_t retry_after) noexcept nogil:
+                         uint32_t retry_after, const char* origin) noexcept nogil:
     cdef Refusal refusal = refusal_of(status)
     cdef Out to = Out(out, cap, 0)
     cdef Out body = Out(NULL, 0, 0)         # writes nothing, counts
@@ -546,7 +546,10 @@ cdef size_t http_refusal(uint8_t* out, size_t cap, int status, const char* error
     put(&to, b"\r\nContent-Type: application/json\r\nContent-Length: ")
     put_number(&to, body.len)
     put(&to, b"\r\nConnection: Upgrade, close" if status == 426 else b"\r\nConnection: close")
-    put(&to, b"\r\nAccess-Control-Allow-Origin: *\r\nCache-Control: no-store\r\n")
+    if origin[0] != 0:
+        put(&to, b"\r\nAccess-Control-Allow-Origin: ")
+        put(&to, origin)
+    put(&to, b"\r\nCache-Control: no-store\r\n")
     if status == 401:                       # RFC 9110, 15.5.2: must name a scheme
         put(&to, b"WWW-Authenticate: Bearer\r\n")
     elif status == 405:
@@ -596,14 +599,14 @@ def parse_head(bytes data not None):
 
 
 def refusal_at(uintptr_t address, size_t cap, int status, bytes error=None, bytes message=None,
-               uint32_t retry_after=0):
+               uint32_t retry_after=0, bytes origin=b"*"):
     cdef const char* word = NULL
     cdef const char* words = NULL
     if error is not None:
         word = error
     if message is not None:
         words = message
-    return http_refusal(<uint8_t*>address, cap, status, word, words, retry_after)
+    return http_refusal(<uint8_t*>address, cap, status, word, words, retry_after, origin)
 
 
 def bench_parse(bytes data not None, int rounds):

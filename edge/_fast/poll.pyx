@@ -91,7 +91,12 @@ cdef int poll_finish(Core* k, uint32_t slot, Text* t) noexcept nogil:
 cdef void poll_head(Core* k, Conn* c, Text* t, const char* status) noexcept nogil:
     text_lit(t, "HTTP/1.1 ")
     text_lit(t, status)
-    text_lit(t, "\r\nCache-Control: no-store\r\nAccess-Control-Allow-Origin: *\r\nConnection: ")
+    text_lit(t, "\r\nCache-Control: no-store\r\n")
+    if k.origin[0] != 0:
+        text_lit(t, "Access-Control-Allow-Origin: ")
+        text_lit(t, k.origin)
+        text_lit(t, "\r\n")
+    text_lit(t, "Connection: ")
     text_lit(t, "keep-alive\r\n" if c.flags & FLAG_KEEP else "close\r\n")
 
 

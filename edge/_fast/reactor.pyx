@@ -11,7 +11,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_HIDDEN, FLAG_MUST, KIND_FREE, KIND_HEAD, KIND_PARKED, KIND_SSE, KIND_WS, Conn, Join, conn_find, conn_id)
 from edge._fast.const cimport (ENC_DEFLATE, ENC_JSON, ENC_MSGPACK, ENC_POLL, ENC_SSE, ENC_ZSTD, LANE_CHAT,
                                LANE_MUST)
-from edge._fast.core cimport (EVENT_CLOSE, EVENT_HANDOFF, EVENT_MESSAGE, EVENT_OPEN, Core, Event, core_free, core_init,
+from edge._fast.core cimport (EVENT_CLOSE, EVENT_HANDOFF, EVENT_MESSAGE, EVENT_OPEN, ORIGIN_MAX, Core, Event, core_free, core_init,
                               core_kill, core_leave, core_let_go, core_ready, core_reap, core_room, events_clear)
 from edge._fast.door cimport LISTENERS, TRUSTED, Door, door_adopt, door_join
 from edge._fast.fanout cimport fanout_begin, fanout_forget, fanout_pending, fanout_slice
@@ -45,7 +45,7 @@ cdef class Engine:
     cdef bint open
     cdef object upcalls
 
-    def __cinit__(self, upcalls, uint32_t capacity, uint32_t rooms, uint64_t seed, dict options, trusted=()):
+    def __cinit__(self, upcalls, uint32_t capacity, uint32_t rooms, uint64_t seed, dict options, trusted=(), bytes origin=b"*"):
         self.door.timer_fd = -1
         if capacity < 1 or rooms < 1:
             raise ValueError("an engine needs room for a socket and a room")
@@ -55,6 +55,9 @@ cdef class Engine:
         self.open = True
         self.upcalls = upcalls
         self.configure(options)
+        if len(origin) >= ORIGIN_MAX:
+            raise ValueError(f"an origin has at most {ORIGIN_MAX - 1} characters")
+        memcpy(self.k.origin, <const char*>origin, len(origin))
         for addr, bits in trusted:
             if self.door.trusted_n == TRUSTED or len(addr) != 16:
                 raise ValueError(f"at most {TRUSTED} trusted networks, each of 16 bytes")

@@ -97,13 +97,18 @@ cdef size_t sse_id(uint8_t* out, const Vector* v) noexcept nogil:
     return at + 1
 
 
-cdef size_t sse_open(uint8_t* out, size_t cap, uint32_t retry_ms) noexcept nogil:
+cdef size_t sse_open(uint8_t* out, size_t cap, uint32_t retry_ms, const char* origin) noexcept nogil:
     cdef size_t at
-    if cap < SSE_OPEN_MAX:
+    if cap + 1 < SSE_OPEN_MAX + strlen(origin):
         return 0
     # X-Accel-Buffering: nginx would otherwise hold events back until its buffer is full.
     at = put(out, 0, b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-store\r\n"
-                     b"X-Accel-Buffering: no\r\nAccess-Control-Allow-Origin: *\r\nConnection: close\r\n\r\nretry: ")
+                     b"X-Accel-Buffering: no\r\n")
+    if origin[0] != 0:
+        at = put(out, at, b"Access-Control-Allow-Origin: ")
+        at = put(out, at, origin)
+        at = put(out, at, b"\r\n")
+    at = put(out, at, b"Connection: close\r\n\r\nretry: ")
     at += u64_write(out + at, retry_ms)
     return put(out, at, b"\n\n")
 
@@ -259,9 +264,9 @@ def event_id(tuple v not None):
     return PyBytes_FromStringAndSize(<char*> out, sse_id(out, &made))
 
 
-def stream_open(uint32_t retry_ms, size_t cap=SSE_OPEN_MAX):
-    cdef uint8_t out[SSE_OPEN_MAX]
-    return PyBytes_FromStringAndSize(<char*> out, sse_open(out, cap, retry_ms))
+def stream_open(uint32_t retry_ms, size_t cap=SSE_OPEN_MAX, bytes origin=b"*"):
+    cdef uint8_t out[SSE_OPEN_MAX + 256]
+    return PyBytes_FromStringAndSize(<char*> out, sse_open(out, cap, retry_ms, origin))
 
 
 def gap(uint8_t lane_letter, uint64_t first, uint64_t last):

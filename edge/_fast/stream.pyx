@@ -1,4 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+from libc.stdint cimport uint64_t
+
 from edge._fast.conn cimport (FLAG_PINGED, FLAG_READ_STOP, KIND_WS, Conn, Io, buf_add, conn_id, conn_io, conn_io_tidy,
                               table_second)
 from edge._fast.const cimport ENC_DEFLATE
@@ -8,14 +10,23 @@ from edge._fast.sys cimport EAGAIN, EINTR, MSG_DONTWAIT, NONE, errno, memcpy, me
 from edge._fast.ws cimport (WS_CLOSE, WS_MORE, WS_PING, WS_PONG, WsPiece, WsState, ws_close_code, ws_head, ws_idle, ws_parse)
 
 
+cdef enum:
+    READ_LEAST = 4096           # of one socket in a turn: what a flood of the smallest messages may hold
+    EVENTS_MOST = 256           # messages in a turn, but for those of the read that passes it
+
+
 cdef void stream_read(Core* k, uint32_t slot, bint ended) noexcept nogil:
     cdef Conn* c = &k.table.conns[slot]
     cdef ssize_t n
+    cdef ssize_t most = <ssize_t>min(<uint64_t>SCRATCH, max(<uint64_t>READ_LEAST, k.opt.message_bytes))
     cdef bint again = True
     while again:
         if c.flags & FLAG_READ_STOP:
             return
-        n = recv(c.fd, k.scratch, SCRATCH, MSG_DONTWAIT)
+        if k.events.n >= EVENTS_MOST:
+            core_ready(k, slot)         # the program above has enough for this turn
+            return
+        n = recv(c.fd, k.scratch, most, MSG_DONTWAIT)
         if n <= 0:
             if n == 0 or (errno != EAGAIN and errno != EINTR):
                 core_kill(k, slot, &k.count.closed_gone)
@@ -25,8 +36,8 @@ cdef void stream_read(Core* k, uint32_t slot, bint ended) noexcept nogil:
         if c.kind == KIND_WS and stream_bytes(k, slot, c, k.scratch, <size_t>n) < 0:
             return
         # A short read has emptied the socket, and the next byte makes a new edge. An end that is already there does not.
-        again = ended and n < SCRATCH
-        if n == SCRATCH:
+        again = ended and n < most
+        if n == most:
             core_ready(k, slot)
 
 
@@ -40,6 +51,7 @@ cdef int stream_bytes(Core* k, uint32_t slot, Conn* c, uint8_t* p, size_t n) noe
     memset(&fresh, 0, sizeof(fresh))
     if c.io != NONE:
         s = &k.table.ios[c.io].ws
+    k.pongs_n = 0
     while n > 0:
         r = ws_parse(s, p, n, &used, k.opt.message_bytes, c.enc == ENC_DEFLATE, &piece)
         if r < 0:
@@ -57,6 +69,11 @@ cdef int stream_bytes(Core* k, uint32_t slot, Conn* c, uint8_t* p, size_t n) noe
             r = stream_data(k, slot, c, &piece)
         if r < 0:
             return -1
+    if stream_pong(k, slot) < 0:
+        return -1
+    if s == &fresh and c.io != NONE:
+        k.table.ios[c.io].ws = fresh
+        s = &k.table.ios[c.io].ws
     if s == &fresh and not ws_idle(&fresh):
         io = conn_io(&k.table, c)
         if io == NULL:
@@ -64,15 +81,23 @@ cdef int stream_bytes(Core* k, uint32_t slot, Conn* c, uint8_t* p, size_t n) noe
             return -1
         io.ws = fresh
     elif c.io != NONE:
-        if s == &fresh:
-            k.table.ios[c.io].ws = fresh
         conn_io_tidy(&k.table, c)
     return 0
 
 
+cdef int stream_pong(Core* k, uint32_t slot) noexcept nogil:
+    # All pings of one read are answered in one write: a flood of them costs the flooder more than us.
+    cdef uint32_t n = k.pongs_n
+    k.pongs_n = 0
+    return -1 if n and out_reply(k, slot, k.pongs, n) == OUT_DEAD else 0
+
+
 cdef int stream_stop(Core* k, uint32_t slot, Conn* c, int kind, int code) noexcept nogil:
     # The goodbye waits until the messages before it have been handed on: their answers go out first.
-    cdef Event* e = event_add(k, kind, conn_id(c, slot))
+    cdef Event* e
+    if stream_pong(k, slot) < 0:
+        return -1
+    e = event_add(k, kind, conn_id(c, slot))
     c.flags |= FLAG_READ_STOP
     if e == NULL:
         core_kill(k, slot, &k.count.closed_memory)
@@ -110,7 +135,6 @@ cdef int stream_data(Core* k, uint32_t slot, Conn* c, WsPiece* piece) noexcept n
 
 cdef int stream_control(Core* k, uint32_t slot, Conn* c, WsPiece* piece) noexcept nogil:
     cdef Io* io
-    cdef uint8_t frame[144]
     cdef const uint8_t* p = piece.ptr
     cdef size_t n = piece.len
     cdef int h, code
@@ -130,9 +154,10 @@ cdef int stream_control(Core* k, uint32_t slot, Conn* c, WsPiece* piece) noexcep
         k.count.pongs += 1
         return 0
     if piece.op == WS_PING:
-        h = ws_head(frame, WS_PONG, False, n)
-        memcpy(frame + h, p, n)
-        return -1 if out_reply(k, slot, frame, h + n) == OUT_DEAD else 0
+        h = ws_head(k.pongs + k.pongs_n, WS_PONG, False, n)     # shorter than the ping by its mask: it fits
+        memcpy(k.pongs + k.pongs_n + h, p, n)
+        k.pongs_n += <uint32_t>(h + n)
+        return 0
     code = ws_close_code(p, n)
     if code < 0:
         return stream_stop(k, slot, c, EVENT_FAIL, -code)

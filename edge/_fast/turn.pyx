@@ -50,7 +50,7 @@ cdef void turn_ready(Core* k, uint32_t slot) noexcept nogil:
     if c.kind == KIND_HEAD:
         door_read(k, slot, False)
     elif c.kind == KIND_WS or c.kind == KIND_SSE:
-        stream_read(k, slot, False)
+        stream_read(k, slot, True)      # an end that came meanwhile makes no edge of its own
 
 
 cdef void due_stream(Core* k, uint32_t slot, Conn* c) noexcept nogil:

@@ -76,12 +76,14 @@ class EdgeError(Exception):
     """An error of the table, raised where it is met and written out by whoever holds the socket.
 
     `detail` replaces the table's message where more can be said; it is shown to the client, so it holds no secrets.
+    `ref` is that of the comment which it is about, where that is known by then: its author gets an ack, then.
     """
 
     def __init__(self, name: str, detail: str | None = None, *, retry_after: float | None = None) -> None:
         self.problem = PROBLEMS[name]
         self.message = detail or self.problem.message
         self.retry_after = retry_after
+        self.ref: str | None = None
         super().__init__(f"{name}: {self.message}")
 
     @property

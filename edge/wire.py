@@ -81,7 +81,11 @@ def decode_op(data: bytes, *, binary: bool = False) -> Op:
     except (ValueError, RecursionError) as bad:
         raise EdgeError("bad_json", _malformed(bad)) from None
     if isinstance(op, Comment):
-        op.x = clean_text(op.x)
+        try:
+            op.x = clean_text(op.x)
+        except EdgeError as bad:
+            bad.ref = op.ref
+            raise
     return op
 
 

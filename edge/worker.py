@@ -2,6 +2,7 @@
 # owns nothing that they could own. It must never block the loop, nor keep a Python object for a socket.
 import asyncio
 import contextlib
+import contextvars
 import gc
 import logging
 import secrets
@@ -25,7 +26,7 @@ from edge._fast import sys as fast_sys
 from edge._fast.reactor import BINARY, ZSTD, Engine
 from edge.api.app import build, build_private
 from edge.api.serving import runner as http_runner
-from edge.auth import Identity, Tokens, check_name, dev
+from edge.auth import LEEWAY_S, Identity, Tokens, check_name, dev
 from edge.config import Config
 from edge.errors import EdgeError
 from edge.metrics import exposition
@@ -82,6 +83,9 @@ class Worker:
         self.opens_waiting: deque[tuple[int, bytes, bytes, bytes]] = deque()
         self.tasks: set[asyncio.Task[Any]] = set()
         self.turning = False
+        self.next_turn = self.turn  # bound once: a broadcast calls it a thousand times a second
+        self.context = contextvars.copy_context()  # the same for all turns: a copy each would be for nothing
+        self.unzstd = zstandard.ZstdDecompressor()
         self.http: Any = None
         self.arriving = 0  # connections on their way to the HTTP application
         self.engine = Engine(
@@ -108,12 +112,12 @@ class Worker:
             log.exception("a turn")
             self.turning = True
         if self.turning:
-            self.loop.call_soon(self.turn)
+            self.loop.call_soon(self.next_turn, context=self.context)
 
     def soon(self) -> None:
         if not self.turning:
             self.turning = True
-            self.loop.call_soon(self.turn)
+            self.loop.call_soon(self.next_turn, context=self.context)
 
     def spawn(self, coroutine: Any) -> asyncio.Task[Any]:
         task = self.loop.create_task(coroutine)
@@ -158,6 +162,9 @@ class Worker:
                 self._admit(id_, room.decode(), identity)
             except EdgeError as error:
                 self._refuse(id_, error)
+            except Exception:
+                log.exception("a stream could not be admitted")
+                self._refuse(id_, EdgeError("internal"))
         if self.opens_waiting:
             self.loop.call_soon(self._admit_some)
         self.soon()
@@ -173,9 +180,7 @@ class Worker:
             if room.opening is None:
                 room.opening = self.spawn(self._open(room))
         elif identity.user:
-            self.engine.admit(
-                id_, room.key, identity.user.encode(), msgspec.msgpack.encode(identity), int(identity.exp or 0)
-            )
+            self.engine.admit(id_, room.key, identity.user.encode(), msgspec.msgpack.encode(identity), _ends(identity))
         else:
             self.engine.admit(id_, room.key)
 
@@ -188,7 +193,11 @@ class Worker:
             try:
                 self._operate(id_, wire.decode_op(self._unpacked(encoding, payload), binary=binary))
             except EdgeError as error:
-                self.engine.reply(id_, wire.error(error))
+                if error.problem.close == 1009:
+                    self.engine.end(id_, 1009, error.message.encode())
+                else:
+                    about = wire.ack(error.ref, None, "rejected", error) if error.ref else wire.error(error)
+                    self.engine.reply(id_, about)
             except Exception:
                 log.exception("a message could not be handled")
                 self.engine.reply(id_, wire.error(EdgeError("internal")))
@@ -199,7 +208,7 @@ class Worker:
         try:
             if zstandard.frame_content_size(payload) > self.config.limits.inflated_bytes:
                 raise EdgeError("too_large")
-            return zstandard.ZstdDecompressor().decompress(payload, self.config.limits.inflated_bytes)
+            return self.unzstd.decompress(payload, self.config.limits.inflated_bytes)
         except zstandard.ZstdError:
             raise EdgeError("bad_json", "not a zstd frame of a known, allowed size") from None
 
@@ -227,6 +236,8 @@ class Worker:
                 raise EdgeError("unauthorized", "to comment, connect with a token")
             if room is not None:
                 identity = msgspec.msgpack.decode(claims, type=Identity)
+                if identity.exp is not None and time.time() >= identity.exp + LEEWAY_S:
+                    raise EdgeError("unauthorized", "the token has ended")
                 identity.check("comment", room.decode())
                 made = wire.comment_id(identity.user, op.ref)
                 self._offer(identity, self._room(room.decode()), op, made, lambda status: answer(status, made))
@@ -240,7 +251,7 @@ class Worker:
         if claims is None or room is None or msgspec.msgpack.decode(claims, type=Identity).user != identity.user:
             raise EdgeError("forbidden", "a fresh token is for the same user")
         identity.check("read", room.decode())
-        if not self.engine.renew(id_, msgspec.msgpack.encode(identity), int(identity.exp or 0)):
+        if not self.engine.renew(id_, msgspec.msgpack.encode(identity), _ends(identity)):
             raise EdgeError("overloaded")
         self.engine.reply(id_, {"t": "ack", "status": "published"})
 
@@ -450,6 +461,11 @@ def _busy() -> bytes:
 
 
 BUSY = _busy()
+
+
+def _ends(identity: Identity) -> int:
+    """When the token does, as the engine keeps it: a unix second in 32 bits, 0 for never. Some say 9999999999."""
+    return int(min(identity.exp, 0xFFFFFFFF)) if identity.exp is not None else 0
 
 
 def _text(raw: bytes) -> str | None:

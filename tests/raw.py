@@ -107,8 +107,7 @@ class Raw:
         except ConnectionResetError:
             return True
 
-    def ends_within(self, seconds: float) -> None:
-        self.sock.settimeout(seconds)
+    def ends(self) -> None:
         while not self.ended():
             pass
 

@@ -161,7 +161,7 @@ cdef void door_read(Core* k, uint32_t slot, bint ended) noexcept nogil:
         door_hand_over(k, slot)
         return
     recv(c.fd, NULL, <size_t>r, MSG_TRUNC | MSG_DONTWAIT)
-    door_stream(k, slot, &head, n > r)
+    door_stream(k, slot, &head, n > r or ended)     # an end that is there already makes no edge of its own
 
 
 cdef void door_hand_over(Core* k, uint32_t slot) noexcept nogil:

@@ -1,0 +1,191 @@
+"""What ends by the clock. Every wait is one second here, and all of them are waited for at the same time."""
+
+import contextlib
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from tests.raw import PING, PONG, UPGRADE, Raw, drip
+from tests.server import Server, until
+
+SECOND = 1.0
+LEAST = 0.7  # timers are set in steps of 100 ms, and some are spread over a quarter of their time
+
+Scenario = Callable[[Server], None]
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(run: Scenario) -> Scenario:
+    SCENARIOS[run.__name__] = run
+    return run
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> Iterator[dict[str, Future[None]]]:
+    waits = ("head", "ping", "dead", "heartbeat", "poll", "keepalive", "blocked")
+    with Server(**{f"streams_{wait}_seconds": 1 for wait in waits}) as server, ThreadPoolExecutor(32) as pool:
+        yield {name: pool.submit(run, server) for name, run in SCENARIOS.items()}
+
+
+def refused_408(raw: Raw) -> None:
+    began = time.monotonic()
+    reply = raw.reply()
+    assert (reply.status, reply.error()) == (408, "timeout")
+    assert raw.ended()
+    assert time.monotonic() - began >= LEAST
+
+
+@scenario
+def a_connection_that_says_nothing(server: Server) -> None:
+    with Raw(server) as raw:
+        refused_408(raw)
+
+
+@scenario
+def half_a_request_line(server: Server) -> None:
+    with Raw(server, first=b"GET /v1/roo") as raw:
+        refused_408(raw)
+
+
+@scenario
+def a_head_without_its_end(server: Server) -> None:
+    with Raw(server, first=f"GET /v1/rooms/r/ws HTTP/1.1\r\nHost: a\r\n{UPGRADE}".encode()) as raw:
+        refused_408(raw)
+
+
+@scenario
+def a_head_that_never_ends(server: Server) -> None:
+    """Every byte of it is news, and buys no time."""
+    with Raw(server, first=b"GET / HTTP/1.1\r\nHost: a\r\n") as raw:
+        took = drip(raw, b"X: " + b"y" * 5000, 0.01)
+        assert took >= LEAST
+        reply = raw.reply()
+        assert (reply.status, reply.error()) == (408, "timeout")
+
+
+@scenario
+def a_poll_with_nothing_to_say(server: Server) -> None:
+    with Raw(server) as raw:
+        for query in ("", "?lanes=must", "?since=i1.m5.c5"):
+            began = time.monotonic()
+            raw.get(f"/v1/rooms/quiet/poll{query}")
+            status, headers = raw.head()
+            assert status == 204
+            assert "content-length" not in headers
+            assert headers["connection"] == "keep-alive"
+            assert re.fullmatch(r"i\d+\.m0\.c0", headers["edge-since"])
+            assert headers["access-control-expose-headers"] == "Edge-Since"
+            assert LEAST <= time.monotonic() - began
+        # From that position, nothing is missed.
+        with Raw(server) as other:
+            other.post("/v1/rooms/quiet/score?user=ann", b"{}")
+            assert other.reply().status == 201
+        raw.get(f"/v1/rooms/quiet/poll?since={headers['edge-since']}")
+        assert b'"m1"' in raw.reply().body
+
+
+@scenario
+def a_connection_that_is_kept_for_nothing(server: Server) -> None:
+    """After a poll, whose connection is the engine's, and after a page, whose connection is the application's."""
+    with Raw(server) as one, Raw(server) as two:
+        two.get("/healthz")
+        assert two.reply().status == 200
+        began = time.monotonic()
+        assert two.ended()
+        assert LEAST <= time.monotonic() - began
+        one.get("/v1/rooms/idle/poll")
+        assert one.head()[0] == 204
+        began = time.monotonic()
+        assert one.ended()
+        assert LEAST <= time.monotonic() - began
+
+
+@scenario
+def a_socket_is_pinged_and_then_given_up(server: Server) -> None:
+    with Raw(server) as raw:
+        raw.upgrade("pings")
+        raw.message("hello")
+        for _ in range(2):
+            began = time.monotonic()
+            assert raw.frame().payload == b""
+            assert time.monotonic() - began >= LEAST / 2
+            raw.say(b"", PONG)
+        assert raw.frame().op == PING
+        assert raw.ended(), "an answer that does not come"
+
+
+@scenario
+def a_socket_that_talks_lives(server: Server) -> None:
+    """Anything that is heard is a sign of life, also where pings go unanswered."""
+    with Raw(server) as raw:
+        raw.upgrade("talk")
+        raw.message("hello")
+        for _ in range(12):
+            raw.say('{"op":"ping"}')
+            raw.message("pong")
+            time.sleep(SECOND / 3)
+
+
+@scenario
+def an_event_stream_has_a_heartbeat(server: Server) -> None:
+    with Raw(server) as raw:
+        raw.get("/v1/rooms/beats/sse")
+        raw.take_to(b"event: hello\n")
+        raw.take_to(b"\n\n")
+        for _ in range(2):
+            began = time.monotonic()
+            assert raw.take(3) == b":\n\n"
+            assert time.monotonic() - began >= LEAST / 2
+
+
+@scenario
+def who_reads_nothing_is_given_up(server: Server) -> None:
+    """A WebSocket and an event stream. Others of the room are served as ever."""
+    stalled = [socket.socket(), socket.socket()]
+    with contextlib.ExitStack() as stack:
+        for sock, upgrade in zip(stalled, (True, False), strict=True):
+            stack.enter_context(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(("127.0.0.1", server.port))
+            stream, headers = ("ws", UPGRADE) if upgrade else ("sse", "")
+            sock.sendall(f"GET /v1/rooms/stalled/{stream} HTTP/1.1\r\nHost: a\r\n{headers}\r\n".encode())
+        author = stack.enter_context(Raw(server))
+        author.upgrade("stalled", "?user=ann")
+        said = 0
+
+        def given_up() -> bool:
+            nonlocal said
+            for _ in range(16):
+                author.say('{"op":"comment","ref":"%d","x":"%s"}' % (said, "\U0001f642" * 496))
+                said += 1
+            for _ in range(16):
+                assert author.message("ack")["status"] == "published"
+            return server.figures()['edge_closed_total{cause="slow"}'] >= 2
+
+        until(given_up)
+
+
+@scenario
+def half_a_goodbye(server: Server) -> None:
+    """A peer that ends its side without a close frame, or behind half a request, has gone."""
+    for stream, headers in (("ws", UPGRADE), ("sse", "")):
+        for at_once in (False, True):
+            with Raw(server) as raw:
+                raw.get(f"/v1/rooms/gone/{stream}", headers)
+                if not at_once:
+                    raw.head()
+                raw.sock.shutdown(socket.SHUT_WR)
+                raw.ends()
+    with Raw(server, first=b"GET / HT") as raw:
+        raw.sock.shutdown(socket.SHUT_WR)
+        assert raw.ended()
+        assert raw.unread == b""
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_in_time(name: str, outcomes: dict[str, Future[None]]) -> None:
+    outcomes[name].result()

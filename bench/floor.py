@@ -147,7 +147,7 @@ def joins(server: Server, count: int, rounds: int) -> Answer:
 
     def run_engine(**flags: Any) -> float:
         before = server.ask("times")["cpu_ns"]
-        with Load(server.port, count, cpu=CLIENT_CPU, **flags) as load:
+        with Load(server.port, count, cpu=CLIENT_CPU, sources=8, **flags) as load:
             ready = load.ready(120)
             cpu = server.ask("times")["cpu_ns"] - before
             if ready["failed"]:
@@ -157,7 +157,7 @@ def joins(server: Server, count: int, rounds: int) -> Answer:
 
     def run_bare() -> float:
         server.tell("bare_accept", count)
-        with Load(server.hello["bare_port"], count, cpu=CLIENT_CPU, hello="no") as load:
+        with Load(server.hello["bare_port"], count, cpu=CLIENT_CPU, sources=8, hello="no") as load:
             ready = load.ready(120)
             took = server.answer()
             if ready["failed"] or not took["cpu_ns"]:
@@ -400,7 +400,7 @@ def main() -> int:
 
     try:
         part("memory", memory, server, viewers)
-        part("joins", joins, server, min(viewers, 5000), 7)
+        part("joins", joins, server, min(viewers, 10_000), 11)
         with Load(server.port, viewers, cpu=CLIENT_CPU) as load:
             load.ready(120)
             part("frames_200", frames, server, load, 200, arguments.rounds)

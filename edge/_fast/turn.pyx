@@ -142,15 +142,21 @@ cdef void turn_special(Core* k, Door* d, uint32_t which) noexcept nogil:
 cdef void turn(Core* k, Door* d, uint64_t until) noexcept nogil:
     cdef epoll_event events[EVENTS]
     cdef uint32_t slot, waiting
-    cdef int i
-    cdef int n = epoll_wait(k.epfd, events, EVENTS, 0)
-    for i in range(n):
-        if <uint32_t>events[i].data.u64 >= <uint32_t>SPECIAL:
-            turn_special(k, d, <uint32_t>events[i].data.u64)
-            continue
-        slot = conn_find(&k.table, events[i].data.u64)
-        if slot != NONE:
-            turn_event(k, slot, events[i].events)
+    cdef int i, n, left = EVENTS
+    # Asked again while there is something: in a storm of joins, a turn of the loop for each would cost as much as the join.
+    while left > 0 and k.now < until:
+        n = epoll_wait(k.epfd, events, left, 0)
+        if n <= 0:
+            break
+        for i in range(n):
+            if <uint32_t>events[i].data.u64 >= <uint32_t>SPECIAL:
+                turn_special(k, d, <uint32_t>events[i].data.u64)
+                continue
+            slot = conn_find(&k.table, events[i].data.u64)
+            if slot != NONE:
+                turn_event(k, slot, events[i].events)
+        left -= n
+        k.now = now_ns()
     waiting = k.ready_n
     while waiting > 0:
         waiting -= 1

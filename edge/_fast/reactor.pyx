@@ -465,7 +465,7 @@ cdef class Engine:
         all["connections"] = self.k.table.live
         all["capacity"] = self.k.table.cap
         all["cold"] = self.k.table.io_slots.cap - self.k.table.io_slots.free
-        all["rooms"] = self.k.rooms.count
-        all["users"] = self.k.registry.count
+        all["rooms"] = self.k.rooms.names.count
+        all["users"] = self.k.registry.names.count
         all["held_bytes"] = self.k.rooms.held
         return all

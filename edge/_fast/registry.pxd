@@ -2,6 +2,7 @@
 # It owns names and claims. An anonymous socket has no entry and costs nothing here.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from edge._fast.names cimport Names
 from edge._fast.sys cimport Slots
 
 ctypedef struct Ident:          # of one socket
@@ -22,12 +23,9 @@ ctypedef struct User:
 ctypedef struct Registry:
     Ident* idents
     User* users
-    uint32_t* table             # open addressing over names: index + 1, 0 free
+    Names names
     Slots ident_slots
     Slots user_slots
-    uint32_t table_cap
-    uint32_t count
-    uint64_t seed
 
 cdef enum:
     REGISTRY_MAX = 1 << 22      # address space only; memory comes with use

@@ -4,6 +4,8 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from edge._fast.log cimport Log
+from edge._fast.names cimport Names
+from edge._fast.sys cimport Slots
 
 cdef enum:
     ROOM_NAME = 64
@@ -32,13 +34,11 @@ ctypedef struct Room:
 
 ctypedef struct Rooms:
     Room** rooms                # by index; NULL where free
-    uint32_t* table             # open addressing over names: index + 1, 0 free
+    Names names
+    Slots slots                 # indices
     uint32_t cap
-    uint32_t count
-    uint32_t table_cap
     uint32_t newest
     uint32_t oldest
-    uint64_t seed
     uint64_t held               # bytes of rings and frames
     uint64_t encoded[5]
 

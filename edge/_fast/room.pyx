@@ -1,75 +1,54 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
 from edge._fast.const cimport LANE_CHAT, LANE_MUST
 from edge._fast.log cimport log_cool, log_free, log_init, log_trim
-from edge._fast.sys cimport NONE, ctz64, hash_bytes, map_alloc, map_free, mem_alloc, mem_free, mem_grow, memcmp, memcpy, memset
+from edge._fast.names cimport names_add, names_find, names_free, names_init, names_remove
+from edge._fast.sys cimport (NONE, ctz64, map_alloc, map_free, mem_alloc, mem_free, mem_grow, memcpy, memset, slots_free,
+                             slots_give, slots_init, slots_take)
 
 
 cdef int rooms_init(Rooms* r, uint32_t cap, uint64_t seed) noexcept nogil:
     memset(r, 0, sizeof(Rooms))
     r.cap = cap
-    r.seed = seed
     r.newest = r.oldest = NONE
-    r.table_cap = 64
-    while r.table_cap < cap * 2:
-        r.table_cap *= 2
     r.rooms = <Room**>map_alloc(cap * sizeof(Room*))
-    r.table = <uint32_t*>map_alloc(r.table_cap * sizeof(uint32_t))
-    return 0 if r.rooms != NULL and r.table != NULL else -1
+    if r.rooms == NULL or names_init(&r.names, seed) < 0 or slots_init(&r.slots, cap) < 0:
+        return -1
+    return 0
 
 
 cdef void rooms_free(Rooms* r) noexcept nogil:
-    cdef uint32_t i
-    if r.rooms != NULL:
-        for i in range(r.cap):
-            if r.count == 0:
-                break
-            if r.rooms[i] != NULL:
-                room_drop(r, r.rooms[i])
+    while r.names.count:
+        room_drop(r, r.rooms[r.oldest])
+    names_free(&r.names)
+    slots_free(&r.slots)
     map_free(r.rooms, r.cap * sizeof(Room*))
-    map_free(r.table, r.table_cap * sizeof(uint32_t))
     r.rooms = NULL
-    r.table = NULL
-
-
-cdef uint32_t room_seat(Rooms* r, const uint8_t* name, size_t n) noexcept nogil:
-    # Where the name is in the table, or the free place where it would go.
-    cdef uint32_t at = <uint32_t>(hash_bytes(name, n, r.seed) & (r.table_cap - 1))
-    cdef Room* room
-    while r.table[at] != 0:
-        room = r.rooms[r.table[at] - 1]
-        if room.name_len == n and memcmp(room.name, name, n) == 0:
-            break
-        at = (at + 1) & (r.table_cap - 1)
-    return at
 
 
 cdef Room* room_find(Rooms* r, const uint8_t* name, size_t n) noexcept nogil:
-    cdef uint32_t at = room_seat(r, name, n)
-    return r.rooms[r.table[at] - 1] if r.table[at] != 0 else NULL
+    cdef uint32_t index = names_find(&r.names, name, n)
+    return r.rooms[index] if index != NONE else NULL
 
 
 cdef Room* room_open(Rooms* r, const uint8_t* name, size_t n, uint64_t incarnation, uint64_t must, uint64_t chat,
                      uint32_t must_limit, uint32_t chat_limit) noexcept nogil:
-    cdef uint32_t index = r.count
-    cdef uint32_t at = room_seat(r, name, n)
-    if n == 0 or n > ROOM_NAME or r.table[at] != 0 or r.count == r.cap:
+    cdef Room* room
+    if n == 0 or n > ROOM_NAME or r.slots.free == 0 or names_find(&r.names, name, n) != NONE:
         return NULL
-    if r.rooms[index] != NULL:          # rooms have come and gone: the count no longer names a free place
-        index = 0
-        while r.rooms[index] != NULL:
-            index += 1
-    cdef Room* room = <Room*>mem_alloc(sizeof(Room))
+    room = <Room*>mem_alloc(sizeof(Room))
     if room == NULL:
         return NULL
-    room.index = index
-    room.incarnation = incarnation
-    room.name_len = <uint8_t>n
     memcpy(room.name, name, n)
+    room.name_len = <uint8_t>n
+    room.index = slots_take(&r.slots)
+    if names_add(&r.names, room.name, n, room.index) < 0:
+        slots_give(&r.slots, room.index)
+        mem_free(room, sizeof(Room))
+        return NULL
+    room.incarnation = incarnation
     log_init(&room.logs[LANE_MUST], LANE_MUST, must_limit, must, &r.held, r.encoded)
     log_init(&room.logs[LANE_CHAT], LANE_CHAT, chat_limit, chat, &r.held, r.encoded)
-    r.rooms[index] = room
-    r.table[at] = index + 1
-    r.count += 1
+    r.rooms[room.index] = room
     room.newer = room.older = NONE
     room_link(r, room)
     return room
@@ -103,24 +82,11 @@ cdef void room_use(Rooms* r, Room* room) noexcept nogil:
 
 
 cdef void room_drop(Rooms* r, Room* room) noexcept nogil:
-    cdef uint32_t mask = r.table_cap - 1
-    cdef uint32_t at = room_seat(r, room.name, room.name_len)
-    cdef uint32_t hole = at, home, i
-    cdef Room* other
-    # Linear probing without tombstones: whatever could have stood in the hole moves back into it.
-    while True:
-        at = (at + 1) & mask
-        if r.table[at] == 0:
-            break
-        other = r.rooms[r.table[at] - 1]
-        home = <uint32_t>(hash_bytes(other.name, other.name_len, r.seed) & mask)
-        if ((at - home) & mask) >= ((at - hole) & mask):
-            r.table[hole] = r.table[at]
-            hole = at
-    r.table[hole] = 0
+    cdef uint32_t i
+    names_remove(&r.names, room.name, room.name_len)
     room_unlink(r, room)
     r.rooms[room.index] = NULL
-    r.count -= 1
+    slots_give(&r.slots, room.index)
     log_free(&room.logs[LANE_MUST])
     log_free(&room.logs[LANE_CHAT])
     for i in range(room.chunk_count):

@@ -125,7 +125,7 @@ class Trial:
         self.past: list[Client] = []
         self.whose: dict[int, Client] = {}
         self.parked: list[tuple[int, bytes, bytes]] = []
-        self.heads = dict.fromkeys(ROOMS, [0, 0])
+        self.heads = {room: [0, 0] for room in ROOMS}
         self.disturbed = False  # the program above ended or hid something: a viewer may have less than all
         self.message_bytes, self.inflated_bytes = (4096, 130, 0, 70_000)[bounds & 3], (16384, 64)[bounds >> 2 & 1]
         options = engine_options(Config(), self.anonymous, False) | {
@@ -361,7 +361,7 @@ class Trial:
         busy = True
         while busy:
             self.turn()
-            busy = any([client.read() for client in self.clients.values()])
+            busy = bool([client for client in self.clients.values() if client.read()])
 
     def run(self) -> None:
         for _ in range(64):
@@ -389,6 +389,8 @@ class Trial:
             client.close(bool(self.script.byte() & 1))
         while self.here():
             self.turn()
+            while self.parked:  # whoever has left with the request it made stays until it is decided
+                self.decide(-1)
             assert time.monotonic() < until, f"connections are stuck: {self.engine.counters()}"
 
     def here(self) -> int:

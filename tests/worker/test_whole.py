@@ -105,7 +105,7 @@ def test_a_full_table_makes_others_wait() -> None:
                 late.upgrade("full")
             late.sock.settimeout(15)
             held[0].sock.close()
-            late.message("hello")
+            assert late.head()[0] == 101
             assert until(lambda: server.figures()["edge_connections"] == 4)
 
 

@@ -162,8 +162,8 @@ cdef void door_read(Core* k, uint32_t slot, bint ended) noexcept nogil:
         return
     recv(c.fd, NULL, <size_t>r, MSG_TRUNC | MSG_DONTWAIT)
     door_stream(k, slot, &head, n > r or ended)     # an end that is there already makes no edge of its own
-    if ended and c.kind == KIND_POLL:
-        core_kill(k, slot, &k.count.closed_gone)    # as when its end comes later
+    if ended and (c.kind == KIND_PARKED or c.kind == KIND_POLL):
+        core_kill(k, slot, &k.count.closed_gone)    # as when its end comes a moment later
 
 
 cdef void door_hand_over(Core* k, uint32_t slot) noexcept nogil:

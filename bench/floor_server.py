@@ -205,8 +205,8 @@ async def main(arguments: argparse.Namespace) -> None:
     listener = open_listeners("127.0.0.1:0", 1)[0]
     worker.engine.listen(listener.fileno())
     worker.engine.room_open(ROOM.encode(), 1, 0, 0)
-    worker.rooms[ROOM] = room = worker._room(ROOM)
-    room.open = True
+    room = worker._room(ROOM)
+    room.followed = True
     gc.collect()
     gc.freeze()
     server = Server(worker, compile_floor())

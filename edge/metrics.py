@@ -18,9 +18,18 @@ def exposition(figures: Mapping[str, int], labels: Mapping[str, str]) -> str:
         else:
             key, text, kind = name, own[1:], "counter"
         key = f"edge_{key}" + ("_total" if kind == "counter" else "")
-        families.setdefault(key, [f"# TYPE {key} {kind}"]).append(f"{key}{{{text}}} {value}" if text else f"{key} {value}")
+        families.setdefault(key, [f"# TYPE {key} {kind}"]).append(
+            f"{key}{{{text}}} {value}" if text else f"{key} {value}"
+        )
     return "".join("\n".join(lines) + "\n" for lines in families.values())
 
 
-LABELS = {"refused": "status", "closed": "cause", "joined": "stream", "encoded": "encoding", "viewers": "encoding", "frames": "lane"}
+LABELS = {
+    "refused": "status",
+    "closed": "cause",
+    "joined": "stream",
+    "encoded": "encoding",
+    "viewers": "encoding",
+    "frames": "lane",
+}
 """Figures that are one family with a label: the word before the underscore, and what the rest of the name is."""

@@ -16,30 +16,29 @@ from urllib.parse import unquote_plus
 
 import msgspec
 import uvloop
-import zstandard
 from aiohttp import web
 
 import broker
-from broker.base import CHAT, MUST, Broker, BrokerError, Kind, Tail
+from broker.base import CHAT, MUST, Broker, BrokerError, Tail
 from edge import wire
 from edge._fast import sys as fast_sys
-from edge._fast.reactor import BINARY, ZSTD, Engine
+from edge._fast.reactor import BINARY, Engine
 from edge.api.app import build, build_private
 from edge.api.serving import runner as http_runner
-from edge.auth import LEEWAY_S, Identity, Tokens, check_name, dev
+from edge.auth import Identity, Tokens, check_name, dev
 from edge.config import Config
 from edge.errors import EdgeError
 from edge.metrics import exposition
+from edge.ops import Ops, ends, packed
 from edge.options import capacity, engine_options, trusted_networks
-from edge.rooms.window import Done, Window
+from edge.publish import Lanes, Publisher
+from edge.rooms.window import Done
 
 log = logging.getLogger("edge.worker")
 
 ANYBODY = Identity(user="", name="", scopes=frozenset({"read"}))
 HTTP_CONNECTIONS = 384
 LINGER_S = 30.0  # before a room that nobody watches any more is let go
-RETRIES = 16
-WAITING_COMMENTS = 10_000  # of one room, at this worker: past it a comment is refused as overloaded
 GOODBYE_S = 2.0
 
 
@@ -47,20 +46,14 @@ class _Batch(msgspec.Struct):
     m: list[msgspec.Raw] = []
 
 
-class Room:
-    """A room that this worker publishes to or watches."""
+class Room(Lanes):
+    """A room that this worker publishes to or watches. While it is `followed` the engine has it, for viewers."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        super().__init__(name)
         self.key = name.encode()
-        self.heads = [0, 0]
-        self.window = Window()
-        self.score_ts = 0
         self.opening: asyncio.Task[None] | None = None
-        self.open = False
         self.parked: list[tuple[int, Identity]] = []
-        self.flushing = False
-        self.must = asyncio.Lock()  # one score at a time, so that a publisher's scores keep their order
         self.idle_since = 0.0
 
 
@@ -85,7 +78,6 @@ class Worker:
         self.turning = False
         self.next_turn = self.turn  # bound once: a broadcast calls it a thousand times a second
         self.context = contextvars.copy_context()  # the same for all turns: a copy each would be for nothing
-        self.unzstd = zstandard.ZstdDecompressor()
         self.http: Any = None
         self.arriving = 0  # connections on their way to the HTTP application
         self.engine = Engine(
@@ -96,6 +88,10 @@ class Worker:
             engine_options(config, self.anonymous, group),
             trusted_networks(config.server.proxy_trusted),
             config.server.cors_origin.encode(),
+        )
+        self.publisher = Publisher(link, config.streams.flush_ms, self._viewers, self.spawn)
+        self.ops = Ops(
+            self.engine, BINARY, config.limits.inflated_bytes, lambda token: self.identify(token, None), self._offer
         )
         loop.add_reader(self.engine.fileno(), self.readable)
 
@@ -128,7 +124,7 @@ class Worker:
     # What the engine tells.
 
     def handoffs(self, connections: list[tuple[int, bytes]]) -> None:
-        for fd, _peer in connections:
+        for fd, peer in connections:
             sock = socket.socket(fileno=fd)
             if len(self.http.server.connections) + self.arriving >= HTTP_CONNECTIONS:
                 with contextlib.suppress(OSError):
@@ -137,11 +133,13 @@ class Worker:
                 sock.close()
             else:
                 self.arriving += 1
-                self.spawn(self._serve_http(sock))
+                self.spawn(self._serve_http(sock, peer))
 
-    async def _serve_http(self, sock: socket.socket) -> None:
+    async def _serve_http(self, sock: socket.socket, peer: bytes) -> None:
+        handler = self.http.server()
+        handler.peer = peer
         try:
-            await self.loop.connect_accepted_socket(self.http.server, sock)
+            await self.loop.connect_accepted_socket(lambda: handler, sock)
         except OSError:
             sock.close()
         finally:
@@ -175,85 +173,19 @@ class Worker:
 
     def _admit(self, id_: int, name: str, identity: Identity) -> None:
         room = self._room(name)
-        if not room.open:
+        if not room.followed:
             room.parked.append((id_, identity))
             if room.opening is None:
                 room.opening = self.spawn(self._open(room))
         elif identity.user:
-            self.engine.admit(id_, room.key, identity.user.encode(), msgspec.msgpack.encode(identity), _ends(identity))
+            self.engine.admit(id_, room.key, identity.user.encode(), packed(identity), ends(identity))
         else:
             self.engine.admit(id_, room.key)
 
     def messages(self, messages: list[tuple[int, int, int, bytes]]) -> None:
-        for id_, op, encoding, payload in messages:
-            binary = encoding in BINARY
-            if (op == 2) != binary:
-                self.engine.end(id_, 1003, b"text for JSON, binary for MessagePack")
-                continue
-            try:
-                self._operate(id_, wire.decode_op(self._unpacked(encoding, payload), binary=binary))
-            except EdgeError as error:
-                if error.problem.close == 1009:
-                    self.engine.end(id_, 1009, error.message.encode())
-                else:
-                    about = wire.ack(error.ref, None, "rejected", error) if error.ref else wire.error(error)
-                    self.engine.reply(id_, about)
-            except Exception:
-                log.exception("a message could not be handled")
-                self.engine.reply(id_, wire.error(EdgeError("internal")))
-
-    def _unpacked(self, encoding: int, payload: bytes) -> bytes:
-        if encoding != ZSTD or payload[:4] != zstandard.FRAME_HEADER:
-            return payload
-        try:
-            if zstandard.frame_content_size(payload) > self.config.limits.inflated_bytes:
-                raise EdgeError("too_large")
-            return self.unzstd.decompress(payload, self.config.limits.inflated_bytes)
-        except zstandard.ZstdError:
-            raise EdgeError("bad_json", "not a zstd frame of a known, allowed size") from None
-
-    def _operate(self, id_: int, op: wire.Op) -> None:
-        if isinstance(op, wire.Visible):
-            self.engine.visible(id_, op.on)
-            self.soon()
-        elif isinstance(op, wire.Ping):
-            self.engine.reply(id_, {"t": "pong"})
-        elif isinstance(op, wire.Comment):
-            self._comment_op(id_, op)
-        elif isinstance(op, wire.Auth):
-            self._auth_op(id_, op)
-        else:
-            raise EdgeError("bad_op", "reactions are not taken by this server")
-
-    def _comment_op(self, id_: int, op: wire.Comment) -> None:
-        def answer(status: str, made: str | None = None, error: EdgeError | None = None) -> None:
-            self.engine.reply(id_, wire.ack(op.ref, made, status, error))
-
-        room = self.engine.room_of(id_)
-        claims = self.engine.claims(id_)
-        try:
-            if claims is None:
-                raise EdgeError("unauthorized", "to comment, connect with a token")
-            if room is not None:
-                identity = msgspec.msgpack.decode(claims, type=Identity)
-                if identity.exp is not None and time.time() >= identity.exp + LEEWAY_S:
-                    raise EdgeError("unauthorized", "the token has ended")
-                identity.check("comment", room.decode())
-                made = wire.comment_id(identity.user, op.ref)
-                self._offer(identity, self._room(room.decode()), op, made, lambda status: answer(status, made))
-        except EdgeError as error:
-            answer("rejected", None, error)
-
-    def _auth_op(self, id_: int, op: wire.Auth) -> None:
-        claims = self.engine.claims(id_)
-        room = self.engine.room_of(id_)
-        identity = self.identify(op.token, None)
-        if claims is None or room is None or msgspec.msgpack.decode(claims, type=Identity).user != identity.user:
-            raise EdgeError("forbidden", "a fresh token is for the same user")
-        identity.check("read", room.decode())
-        if not self.engine.renew(id_, msgspec.msgpack.encode(identity), _ends(identity)):
-            raise EdgeError("overloaded")
-        self.engine.reply(id_, {"t": "ack", "status": "published"})
+        for message in messages:
+            self.ops.take(*message)
+        self.soon()
 
     # Rooms: opened for their first viewer, let go a while after the last.
 
@@ -269,21 +201,24 @@ class Worker:
         try:
             tail = await self.broker.subscribe(room.name, self)
             self._fill(room, tail)
-            room.open = True
+            room.followed = True
         except (BrokerError, ValueError) as error:
             log.warning("room %s does not open: %s", room.name, error)
         finally:
             room.opening = None
             parked, room.parked = room.parked, []
         for id_, identity in parked:
-            if room.open:
+            if room.followed:
                 self._admit(id_, room.name, identity)
             else:
                 self._refuse(id_, EdgeError("unavailable", retry_after=2))
         self.soon()
 
     def _fill(self, room: Room, tail: Tail) -> None:
-        first = [entries[0][0] - 1 if entries else head for entries, head in zip((tail.must, tail.chat), tail.heads)]
+        first = [
+            entries[0][0] - 1 if entries else head
+            for entries, head in zip((tail.must, tail.chat), tail.heads, strict=True)
+        ]
         self.engine.room_open(room.key, tail.incarnation, first[MUST], first[CHAT])
         for lane, entries in ((MUST, tail.must), (CHAT, tail.chat)):
             for seq, data in entries:
@@ -317,19 +252,18 @@ class Worker:
         now = self.loop.time()
         unwatched = {name.decode() for name in self.engine.rooms_unwatched()}
         for name, room in list(self.rooms.items()):
-            busy = room.opening or room.parked or room.flushing or len(room.window) or room.must.locked()
-            if busy or (room.open and name not in unwatched):
+            if room.opening or room.parked or room.busy() or (room.followed and name not in unwatched):
                 room.idle_since = 0.0
             elif not room.idle_since:
                 room.idle_since = now
             elif now - room.idle_since > LINGER_S:
                 del self.rooms[name]
-                if room.open:
+                if room.followed:
                     self.engine.room_close(room.key)
                     self.spawn(self.broker.unsubscribe(name))
         self.loop.call_later(1.0, self.housekeep)
 
-    # What is said: comments gather for a moment and become a batch, a score is a batch at once.
+    # What the HTTP application asks, and the ops of viewers.
 
     def identify(self, token: str | None, user: str | None) -> Identity:
         if token is not None:
@@ -345,71 +279,30 @@ class Worker:
         return ANYBODY
 
     async def comment(self, identity: Identity, room: str, body: wire.CommentBody) -> wire.Message:
-        made = wire.comment_id(identity.user, body.ref)
-        told: asyncio.Future[str] = self.loop.create_future()
-        self._offer(identity, self._room(room), body, made, lambda status: told.done() or told.set_result(status))
-        return wire.ack(body.ref, made, await told)
-
-    def _offer(self, identity: Identity, room: Room, body: wire.CommentBody, made: str, done: Done) -> None:
-        if len(room.window) >= WAITING_COMMENTS:
-            raise EdgeError("overloaded", retry_after=2)
-        comment = wire.comment(made, identity.public(), body.x, time.time_ns() // 1_000_000, re=body.re, tier=identity.tier)
-        room.window.add(comment, len(msgspec.json.encode(comment)) + 1, done)
-        if len(room.window) and not room.flushing:
-            room.flushing = True
-            self.loop.call_later(self.config.streams.flush_ms / 1000, lambda: self.spawn(self._flush(room)))
-
-    async def _flush(self, room: Room) -> None:
-        try:
-            while taken := room.window.take():
-                comments = [waiting.comment for waiting in taken]
-                ts = room.window.stamp(time.time_ns() // 1_000_000)
-                viewers = (self.engine.room_info(room.key) or {}).get("viewers")
-                room.window.finish(await self._append(room, CHAT, lambda seq: wire.batch(seq, ts, comments, viewers=viewers)))
-        finally:
-            room.flushing = False
+        return await self.publisher.comment(self._room(room), identity, body)
 
     async def score(self, identity: Identity, room: str, event: dict[str, Any]) -> str:
-        it = self._room(room)
-        async with it.must:
-            it.score_ts = max(it.score_ts, time.time_ns() // 1_000_000)
-            ended = await self._append(it, MUST, lambda seq: wire.score(seq, it.score_ts, event))
-            if ended != "published":
-                raise EdgeError("unavailable", "it is not known whether this was stored", retry_after=1)
-            return f"m{it.heads[MUST]}"
+        return await self.publisher.score(self._room(room), event)
 
-    async def _append(self, room: Room, lane: int, make: Callable[[int], wire.Message]) -> str:
-        """Compare-and-set until it is stored. What is unknown is read back, never guessed."""
-        expected = room.heads[lane]
-        try:
-            if not room.open:
-                expected = await self.broker.head(room.name, lane)
-            for _ in range(RETRIES):
-                data = msgspec.msgpack.encode(make(expected + 1))
-                outcome = await self.broker.append(room.name, lane, data, expected)
-                if outcome.kind is Kind.UNKNOWN:
-                    after = await self.broker.tail(room.name, lane, expected)
-                    if after and after[0] == (expected + 1, data):
-                        outcome = outcome._replace(kind=Kind.STORED, head=expected + 1)
-                    elif after:
-                        outcome = outcome._replace(kind=Kind.FENCED, head=after[-1][0])
-                    else:
-                        continue
-                if outcome.kind is Kind.STORED:
-                    room.heads[lane] = max(room.heads[lane], outcome.head)
-                    return "published"
-                expected = outcome.head
-        except (BrokerError, ValueError) as error:
-            log.warning("room %s: a batch could not be stored: %s", room.name, error)
-        return "unknown"
+    def _offer(self, identity: Identity, room: str, body: wire.CommentBody, made: str, done: Done) -> None:
+        self.publisher.offer(self._room(room), identity, body, made, done)
 
-    # What the HTTP application asks beside that.
+    def _viewers(self, lanes: Lanes) -> int | None:
+        info = self.engine.room_info(lanes.name.encode())
+        return int(info["viewers"]) if info else None
 
     def snapshot(self, room: str) -> wire.Message:
         info = self.engine.room_info(room.encode())
         if info is None:
             heads = self.rooms[room].heads if room in self.rooms else [0, 0]
-            return {"room": room, "state": "live", "viewers": 0, "since": None, "must": heads[MUST], "chat": heads[CHAT]}
+            return {
+                "room": room,
+                "state": "live",
+                "viewers": 0,
+                "since": None,
+                "must": heads[MUST],
+                "chat": heads[CHAT],
+            }
         since = f"i{info['incarnation']}.m{info['must']}.c{info['chat']}"
         return {
             "room": room,
@@ -420,8 +313,8 @@ class Worker:
             "chat": info["chat"],
         }
 
-    def adopt(self, sock_fd: int, head: bytes) -> None:
-        self.engine.adopt(sock_fd, head)
+    def adopt(self, sock_fd: int, head: bytes, peer: bytes) -> None:
+        self.engine.adopt(sock_fd, head, peer)
         self.soon()
 
     def metrics(self) -> str:
@@ -443,7 +336,7 @@ class Worker:
         self.engine.end_all(1012, b"restart")
         self.soon()
         deadline = self.loop.time() + GOODBYE_S
-        while self.engine.counters()["connections"] and self.loop.time() < deadline:
+        while self.engine.counters()["connections"] and self.loop.time() < deadline:  # noqa: ASYNC110 - the engine signals nobody
             await asyncio.sleep(0.02)
         if self.http is not None:
             await self.http.cleanup()
@@ -456,16 +349,13 @@ class Worker:
 
 def _busy() -> bytes:
     body = msgspec.json.encode(EdgeError("overloaded", retry_after=2).body()) + b"\n"
-    head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 2\r\nConnection: close\r\n"
+    head = (
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 2\r\nConnection: close\r\n"
+    )
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 BUSY = _busy()
-
-
-def _ends(identity: Identity) -> int:
-    """When the token does, as the engine keeps it: a unix second in 32 bits, 0 for never. Some say 9999999999."""
-    return int(min(identity.exp, 0xFFFFFFFF)) if identity.exp is not None else 0
 
 
 def _text(raw: bytes) -> str | None:

@@ -28,8 +28,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "edge.ingest": LEAVES,
     "edge.api": LEAVES | {"edge.auth", "edge.metrics"},
     "edge.archive": LEAVES,
+    "edge.ops": LEAVES | {"edge.auth"},
+    "edge.publish": LEAVES | {"edge.auth", "edge.rooms", "broker"},
     "edge.worker": LEAVES
     | {
+        "edge.ops",
+        "edge.publish",
         "edge._fast",
         "edge.rooms",
         "edge.ingest",

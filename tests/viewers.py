@@ -222,6 +222,7 @@ async def viewer(server: Server, kind: str, room: str, **query: Any) -> AsyncIte
             subprotocols=[websockets.Subprotocol(PROTOCOLS[kind])],
             compression="deflate" if kind == "deflate" else None,
             ping_interval=None,
+            max_queue=None,  # what is not read would hold up the goodbye
             open_timeout=PATIENCE_S,
             close_timeout=PATIENCE_S,
             proxy=None,

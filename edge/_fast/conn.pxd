@@ -87,14 +87,15 @@ ctypedef struct Io:
     uint8_t control_len
     WsState ws
     Join* join                  # while parked
-    uint64_t blocked_ns         # since when nothing could be written
+    uint64_t blocked_ns         # since when nothing could be written, by the table's clock
     uint64_t blocked_head       # the chat lane's head then
     uint32_t next               # blocked sockets, the longest first
     uint32_t prev
 
 cdef enum:
-    WHEEL_BUCKETS = 1024
+    WHEEL_BUCKETS = 40000       # the longest deadline that the settings allow, an hour, is within one round
     WHEEL_MS = 100
+    STALL_MS = 1000
     BUCKET_NONE = 0xFFFF
 
 ctypedef struct Table:
@@ -107,9 +108,10 @@ ctypedef struct Table:
     uint32_t live
     uint32_t blocked_first
     uint32_t blocked_last
-    uint32_t wheel[WHEEL_BUCKETS]
+    uint32_t* wheel             # slot + 1, in memory that is touched as it turns
     uint64_t wheel_at           # the bucket time has come to, counted from the start
     uint64_t start_ns
+    uint64_t woken_ns
 
 cdef int table_init(Table* t, uint32_t cap, uint64_t now) noexcept nogil
 cdef void table_free(Table* t) noexcept nogil
@@ -124,7 +126,7 @@ cdef int buf_add(uint8_t** p, uint32_t* n, uint32_t* cap, const uint8_t* more, s
 
 cdef void timer_set(Table* t, uint32_t slot, uint64_t now, uint64_t in_ms) noexcept nogil
 cdef void timer_stop(Table* t, uint32_t slot) noexcept nogil
-cdef uint32_t timer_due(Table* t, uint64_t now) noexcept nogil      # a slot whose time has come, taken out; NONE when there is none
+cdef uint32_t timer_due(Table* t, uint64_t now) noexcept nogil      # a slot whose time has come, taken out; or NONE
 
 cdef inline uint64_t conn_id(Conn* c, uint32_t slot) noexcept nogil:
     return (<uint64_t>c.gen << 32) | slot
@@ -134,6 +136,19 @@ cdef inline uint32_t conn_find(Table* t, uint64_t id) noexcept nogil:
     if slot >= t.high or t.conns[slot].gen != <uint32_t>(id >> 32) or t.conns[slot].kind == 0 or t.conns[slot].kind == 7:
         return 0xFFFFFFFF
     return slot
+
+cdef inline uint64_t table_clock(Table* t, uint64_t now) noexcept nogil:
+    return now - t.start_ns
+
+# Once a turn. While the process stands still nobody is silent or slow: at most a second of that counts for deadlines.
+cdef inline void table_wake(Table* t, uint64_t now) noexcept nogil:
+    if now - t.woken_ns > <uint64_t>STALL_MS * 1000000:
+        t.start_ns += now - t.woken_ns - <uint64_t>STALL_MS * 1000000
+    t.woken_ns = now
+
+cdef inline bint timer_waits(Table* t, uint64_t now) noexcept nogil:    # something is due
+    cdef uint64_t at = table_clock(t, now) // <uint64_t>(WHEEL_MS * 1000000)
+    return t.wheel_at < at or t.wheel[t.wheel_at % <uint64_t>WHEEL_BUCKETS] != 0
 
 cdef inline uint16_t table_second(Table* t, uint64_t now) noexcept nogil:
     return <uint16_t>((now - t.start_ns) // <uint64_t>1000000000)

@@ -5,28 +5,28 @@ from edge._fast.ws cimport ws_idle
 
 
 cdef int table_init(Table* t, uint32_t cap, uint64_t now) noexcept nogil:
-    cdef uint32_t i
     memset(t, 0, sizeof(Table))
     t.cap = cap
-    t.start_ns = now
+    t.start_ns = t.woken_ns = now
     t.blocked_first = t.blocked_last = NONE
-    for i in range(WHEEL_BUCKETS):
-        t.wheel[i] = NONE
     t.conns = <Conn*>map_alloc(<size_t>cap * sizeof(Conn))
     t.ios = <Io*>map_alloc(<size_t>cap * sizeof(Io))
-    if t.conns == NULL or t.ios == NULL or slots_init(&t.slots, cap) < 0 or slots_init(&t.io_slots, cap) < 0:
-        table_free(t)
+    t.wheel = <uint32_t*>map_alloc(WHEEL_BUCKETS * sizeof(uint32_t))
+    if t.conns == NULL or t.ios == NULL or t.wheel == NULL:
         return -1
-    return 0
+    return -1 if slots_init(&t.slots, cap) < 0 or slots_init(&t.io_slots, cap) < 0 else 0
 
 
 cdef void table_free(Table* t) noexcept nogil:
     map_free(t.conns, <size_t>t.cap * sizeof(Conn))
     map_free(t.ios, <size_t>t.cap * sizeof(Io))
+    map_free(t.wheel, WHEEL_BUCKETS * sizeof(uint32_t))
     slots_free(&t.slots)
     slots_free(&t.io_slots)
     t.conns = NULL
     t.ios = NULL
+    t.wheel = NULL
+    t.high = 0                  # no id is found any more
 
 
 cdef uint32_t conn_open(Table* t, int fd) noexcept nogil:
@@ -102,7 +102,7 @@ cdef void conn_io_drop(Table* t, Conn* c) noexcept nogil:
 
 cdef void conn_block(Table* t, uint32_t slot, Conn* c, Io* io, uint64_t now) noexcept nogil:
     c.flags |= FLAG_BLOCKED
-    io.blocked_ns = now
+    io.blocked_ns = table_clock(t, now)
     io.next = NONE
     io.prev = t.blocked_last
     if t.blocked_last != NONE:
@@ -131,6 +131,8 @@ cdef int buf_add(uint8_t** p, uint32_t* n, uint32_t* cap, const uint8_t* more, s
     cdef uint64_t want = <uint64_t>n[0] + m
     cdef uint64_t size = cap[0]
     cdef void* q
+    if m == 0:
+        return 0
     if want > 0x7FFFFFFF:
         return -1
     if want > size:
@@ -145,23 +147,38 @@ cdef int buf_add(uint8_t** p, uint32_t* n, uint32_t* cap, const uint8_t* more, s
     return 0
 
 
-cdef void timer_set(Table* t, uint32_t slot, uint64_t now, uint64_t in_ms) noexcept nogil:
-    cdef uint64_t step = in_ms // WHEEL_MS + 1
-    cdef uint64_t at = (now - t.start_ns) // <uint64_t>(WHEEL_MS * 1000000)
+cdef void wheel_put(Table* t, uint32_t slot, uint64_t at) noexcept nogil:
     cdef Conn* c = &t.conns[slot]
-    cdef uint32_t bucket
-    if step > WHEEL_BUCKETS - 2:
-        step = WHEEL_BUCKETS - 2        # longer than the wheel: it comes up early, is looked at, and goes round again
-    if at < t.wheel_at:
-        at = t.wheel_at
-    timer_stop(t, slot)
-    bucket = <uint32_t>((at + step) % WHEEL_BUCKETS)
-    c.bucket = <uint16_t>bucket
+    c.bucket = <uint16_t>(at % <uint64_t>WHEEL_BUCKETS)
     c.prev = NONE
-    c.next = t.wheel[bucket]
+    c.next = t.wheel[c.bucket] - 1      # 0, nobody, becomes NONE
     if c.next != NONE:
         t.conns[c.next].prev = slot
-    t.wheel[bucket] = slot
+    t.wheel[c.bucket] = slot + 1
+
+
+cdef void wheel_gather(Table* t, uint64_t at) noexcept nogil:
+    # The wheel lags so far behind that what is armed now would land among what is due: that moves to the bucket of now.
+    cdef uint64_t last = min(at, t.wheel_at + <uint64_t>WHEEL_BUCKETS)
+    cdef uint32_t slot
+    while t.wheel_at < last:
+        while (t.wheel_at - at) % <uint64_t>WHEEL_BUCKETS != 0 and t.wheel[t.wheel_at % <uint64_t>WHEEL_BUCKETS] != 0:
+            slot = t.wheel[t.wheel_at % <uint64_t>WHEEL_BUCKETS] - 1
+            timer_stop(t, slot)
+            wheel_put(t, slot, at)
+        t.wheel_at += 1
+    t.wheel_at = at
+
+
+cdef void timer_set(Table* t, uint32_t slot, uint64_t now, uint64_t in_ms) noexcept nogil:
+    cdef uint64_t clock = table_clock(t, now), step = <uint64_t>WHEEL_MS * 1000000
+    cdef uint64_t first = max(clock // step, t.wheel_at) + 1
+    cdef uint64_t at = max((clock + in_ms * 1000000 + step - 1) // step, first)     # never early
+    timer_stop(t, slot)
+    if at - t.wheel_at >= <uint64_t>WHEEL_BUCKETS:
+        wheel_gather(t, first - 1)
+        at = min(at, t.wheel_at + <uint64_t>WHEEL_BUCKETS - 1)
+    wheel_put(t, slot, at)
 
 
 cdef void timer_stop(Table* t, uint32_t slot) noexcept nogil:
@@ -171,7 +188,7 @@ cdef void timer_stop(Table* t, uint32_t slot) noexcept nogil:
     if c.prev != NONE:
         t.conns[c.prev].next = c.next
     else:
-        t.wheel[c.bucket] = c.next
+        t.wheel[c.bucket] = c.next + 1
     if c.next != NONE:
         t.conns[c.next].prev = c.prev
     c.bucket = BUCKET_NONE
@@ -179,14 +196,99 @@ cdef void timer_stop(Table* t, uint32_t slot) noexcept nogil:
 
 
 cdef uint32_t timer_due(Table* t, uint64_t now) noexcept nogil:
-    cdef uint64_t at = (now - t.start_ns) // <uint64_t>(WHEEL_MS * 1000000)
+    cdef uint64_t at = table_clock(t, now) // <uint64_t>(WHEEL_MS * 1000000)
     cdef uint32_t slot
     while t.wheel_at <= at:
-        slot = t.wheel[t.wheel_at % WHEEL_BUCKETS]
-        if slot != NONE:
-            timer_stop(t, slot)
-            return slot
+        slot = t.wheel[t.wheel_at % <uint64_t>WHEEL_BUCKETS]
+        if slot != 0:
+            timer_stop(t, slot - 1)
+            return slot - 1
         if t.wheel_at == at:
             break
         t.wheel_at += 1
     return NONE
+
+
+# ---- for tests ----
+
+CONN_SIZE = sizeof(Conn)
+IO_SIZE = sizeof(Io)
+TURN_MS = WHEEL_BUCKETS * WHEEL_MS
+
+
+cdef class TableProbe:
+    """A table whose descriptors are only numbers, and whose clock is the caller's, in milliseconds from its start."""
+    cdef Table t
+
+    def __cinit__(self, uint32_t cap):
+        if table_init(&self.t, cap, 0) < 0:
+            raise MemoryError
+
+    def __dealloc__(self):
+        cdef uint32_t slot
+        if self.t.conns != NULL:
+            for slot in range(self.t.high):
+                if self.t.conns[slot].kind != KIND_FREE:
+                    conn_give(&self.t, slot)
+        table_free(&self.t)
+
+    def open(self, int fd):
+        """An id, or None when the table is full."""
+        cdef uint32_t slot = conn_open(&self.t, fd)
+        return None if slot == NONE else conn_id(&self.t.conns[slot], slot)
+
+    def find(self, uint64_t id):
+        cdef uint32_t slot = conn_find(&self.t, id)
+        return None if slot == NONE else self.t.conns[slot].fd
+
+    def give(self, uint32_t slot):
+        conn_give(&self.t, slot)
+
+    def live(self):
+        return self.t.live
+
+    def cold(self):
+        return self.t.io_slots.cap - self.t.io_slots.free
+
+    def block(self, uint32_t slot, uint64_t now_ms):
+        conn_block(&self.t, slot, &self.t.conns[slot], conn_io(&self.t, &self.t.conns[slot]), now_ms * 1000000)
+
+    def unblock(self, uint32_t slot):
+        conn_unblock(&self.t, &self.t.conns[slot])
+        conn_io_tidy(&self.t, &self.t.conns[slot])
+
+    def blocked(self):
+        """The slots, the longest blocked first."""
+        cdef uint32_t slot = self.t.blocked_first
+        slots = []
+        while slot != NONE:
+            slots.append(slot)
+            slot = self.t.ios[self.t.conns[slot].io].next
+        return slots
+
+    def set(self, uint32_t slot, uint64_t now_ms, uint64_t in_ms):
+        timer_set(&self.t, slot, now_ms * 1000000, in_ms)
+
+    def stop(self, uint32_t slot):
+        timer_stop(&self.t, slot)
+
+    def due(self, uint64_t now_ms):
+        """The slots whose time has come, each taken out."""
+        cdef uint32_t slot = timer_due(&self.t, now_ms * 1000000)
+        slots = []
+        while slot != NONE:
+            slots.append(slot)
+            slot = timer_due(&self.t, now_ms * 1000000)
+        return slots
+
+
+def buffer_of(list pieces):
+    """What buf_add makes of pieces, and the block's size."""
+    cdef uint8_t* p = NULL
+    cdef uint32_t n = 0, cap = 0
+    for piece in pieces:
+        if buf_add(&p, &n, &cap, <const uint8_t*><bytes>piece, len(piece)) < 0:
+            raise MemoryError
+    result = p[:n], cap
+    mem_free(p, cap)
+    return result

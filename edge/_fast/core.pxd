@@ -133,10 +133,14 @@ ctypedef struct Core:
     Counters count
     uint64_t now                # of this tick; refreshed where it matters
     uint64_t random
-    uint32_t* ready             # slots that have more to do than one event allowed; a ring, each slot at most once
-    uint32_t* dead              # slots to be reaped
-    uint32_t ready_at
+    # Slots that have more to do than one event allowed: a queue, ready[slot] its next slot + 1, NONE at its end, and 0 for
+    # whoever is not in it. A socket that goes leaves its place behind, which is passed over, or taken by the slot's next one:
+    # nobody is searched for, and no slot stands there twice.
+    uint32_t* ready
+    uint32_t ready_first
+    uint32_t ready_last
     uint32_t ready_n
+    uint32_t* dead              # slots to be reaped
     uint32_t dead_n
     uint32_t queue_first[2]     # rooms with a sweep to run, for each lane
     uint32_t queue_last[2]

@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
 from edge._fast.conn cimport (buf_add, FLAG_KEEP_FD, FLAG_MEMBER, FLAG_READY, FLAG_RESET, KIND_CLOSING, KIND_DEAD, conn_give,
-                              table_free, table_init, timer_set, timer_stop)
+                              table_free, table_init, timer_set)
 from edge._fast.peers cimport peers_free, peers_init, peers_leave
 from edge._fast.registry cimport registry_free, registry_init, registry_remove
 from edge._fast.room cimport members_add, members_remove, rooms_free, rooms_init
@@ -47,6 +47,11 @@ cdef void core_free(Core* k) noexcept nogil:
     if k.epfd >= 0:
         close(k.epfd)
         k.epfd = -1
+    # Whoever still holds an id or a name finds nothing, and nothing is left to do.
+    k.queue_first[0] = k.queue_first[1] = k.queue_last[0] = k.queue_last[1] = NONE
+    k.ready_n = k.dead_n = 0
+    k.ready = k.dead = NULL
+    k.scratch = NULL
 
 
 cdef void core_kill(Core* k, uint32_t slot, uint64_t* cause) noexcept nogil:
@@ -81,8 +86,7 @@ cdef uint32_t core_reap(Core* k) noexcept nogil:
             else:
                 shutdown(c.fd, SHUT_RDWR)
             close(c.fd)
-        if c.flags & FLAG_READY:
-            core_unready(k, k.dead[i])
+        c.flags &= ~FLAG_READY
         if c.ident != NONE:
             registry_remove(&k.registry, c.ident)
         if c.peer != NONE:
@@ -93,30 +97,26 @@ cdef uint32_t core_reap(Core* k) noexcept nogil:
 
 
 cdef void core_ready(Core* k, uint32_t slot) noexcept nogil:
-    cdef Conn* c = &k.table.conns[slot]
-    if c.flags & FLAG_READY:
+    k.table.conns[slot].flags |= FLAG_READY
+    if k.ready[slot] != 0:
         return
-    c.flags |= FLAG_READY
-    k.ready[(k.ready_at + k.ready_n) % k.table.cap] = slot
+    k.ready[slot] = NONE
+    if k.ready_n == 0:
+        k.ready_first = slot
+    else:
+        k.ready[k.ready_last] = slot + 1
+    k.ready_last = slot
     k.ready_n += 1
-
-
-cdef void core_unready(Core* k, uint32_t slot) noexcept nogil:
-    cdef uint32_t i, at
-    for i in range(k.ready_n):
-        at = (k.ready_at + i) % k.table.cap
-        if k.ready[at] == slot:
-            k.ready[at] = NONE      # taken out where it stands: its slot may be given away before its turn
-            return
 
 
 cdef uint32_t core_ready_take(Core* k) noexcept nogil:
     cdef uint32_t slot
     while k.ready_n > 0:
-        slot = k.ready[k.ready_at]
-        k.ready_at = (k.ready_at + 1) % k.table.cap
+        slot = k.ready_first
+        k.ready_first = k.ready[slot] - 1
+        k.ready[slot] = 0
         k.ready_n -= 1
-        if slot != NONE:
+        if k.table.conns[slot].flags & FLAG_READY:
             k.table.conns[slot].flags &= ~FLAG_READY
             return slot
     return NONE
@@ -144,6 +144,7 @@ cdef void core_leave(Core* k, Conn* c, uint32_t slot) noexcept nogil:
         c.flags &= ~FLAG_MEMBER
         k.viewers[c.enc] -= 1
         members_remove(core_room(k, c), slot)
+        c.room = NONE           # which may be closed now, and its index another's
 
 
 cdef uint32_t core_random(Core* k, uint32_t below) noexcept nogil:

@@ -30,5 +30,6 @@ ctypedef struct Door:
 
 cdef int door_accept(Core* k, Door* d, Listener* l) noexcept nogil             # how many
 cdef void door_read(Core* k, uint32_t slot, bint ended) noexcept nogil
-cdef int door_adopt(Core* k, int fd, const uint8_t* head, size_t n) noexcept nogil    # a request that somebody else has read
+# A request that somebody else has read; peer is the address that the connection counted by when it was handed over, or NULL.
+cdef int door_adopt(Core* k, int fd, const uint8_t* head, size_t n, const uint8_t* peer) noexcept nogil
 cdef void door_join(Core* k, uint32_t slot, Join* j, Room* room) noexcept nogil

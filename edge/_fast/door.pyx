@@ -177,13 +177,15 @@ cdef void door_hand_over(Core* k, uint32_t slot) noexcept nogil:
         event_bytes(k, e, k.peers.peers[c.peer].addr, 16)
 
 
-cdef int door_adopt(Core* k, int fd, const uint8_t* text, size_t n) noexcept nogil:
+cdef int door_adopt(Core* k, int fd, const uint8_t* text, size_t n, const uint8_t* peer) noexcept nogil:
     cdef HttpHead head
     cdef uint32_t slot = door_take(k, fd)
     cdef int r
     if slot == NONE:
         return -1
     k.count.adopted += 1
+    if peer != NULL and not door_enter(k, slot, peer):
+        return 0
     r = http_parse(text, n, &head)
     if r <= 0 or head.stream == STREAM_NONE or <size_t>r != n:      # who sends frames before the answer is no WebSocket
         farewell_refuse(k, slot, -r if r < 0 else 400, NULL, NULL, 0)

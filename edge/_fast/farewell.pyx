@@ -3,7 +3,7 @@ from libc.stdint cimport uint8_t
 from libc.stdio cimport snprintf
 
 from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_CLOSE_SENT, FLAG_RESET, FLAG_SHUT, KIND_CLOSING, KIND_DEAD, KIND_POLL, KIND_SSE,
-                              KIND_WS, Conn, Io)
+                              KIND_WS, Conn, Io, conn_unblock)
 from edge._fast.const cimport LANE_MUST
 from edge._fast.core cimport core_close, core_kill, core_random, core_ready, core_room
 from edge._fast.http cimport http_refusal
@@ -65,37 +65,52 @@ cdef void farewell_close(Core* k, uint32_t slot, int code, const char* reason, u
         core_close(k, slot)
 
 
+cdef size_t farewell_hint(Core* k, Conn* c, uint8_t* out) noexcept nogil:
+    # When to come back, and the end, into 256 bytes; nothing for whoever has no stream.
+    cdef uint8_t json[64]
+    cdef uint8_t pack[64]
+    cdef size_t n, i = 0
+    cdef Vector v
+    cdef uint32_t in_ms = 1000 + core_random(k, 4000)
+    if c.kind != KIND_WS and c.kind != KIND_SSE:
+        return 0
+    n = <size_t>snprintf(<char*>json, sizeof(json), b"{\"t\":\"reconnect\",\"in_ms\":%u}", in_ms)
+    memcpy(pack, b"\x82\xa1t\xa9reconnect\xa5in_ms\xcd", 20)
+    pack[20] = <uint8_t>(in_ms >> 8)
+    pack[21] = <uint8_t>in_ms
+    if c.kind == KIND_SSE:
+        v.incarnation = core_room(k, c).incarnation
+        v.must = c.must
+        v.chat = c.chat
+        i = sse_id(out, &v)
+    n = i + out_small(c.enc, out + i, json, n, pack, 22, "reconnect")
+    return n + ws_close(out + n, 1013, b"too slow") if c.kind == KIND_WS else n
+
+
 cdef void farewell_slow(Core* k, uint32_t slot, uint64_t* cause) noexcept nogil:
     cdef Conn* c = &k.table.conns[slot]
     cdef Io* io = &k.table.ios[c.io] if c.io != NONE else NULL
-    cdef uint8_t json[64]
-    cdef uint8_t pack[64]
-    cdef uint8_t out[192]
-    cdef size_t n, m, i
-    cdef Vector v
-    cdef uint32_t in_ms = 1000 + core_random(k, 4000)
+    cdef uint8_t out[256]
+    cdef size_t n
     # In the middle of a frame nothing else can be said: the peer would take it for the rest of the frame.
     if io == NULL or (io.frame == NULL and io.pre_at == io.pre_len and io.out_at == io.out_len):
-        n = <size_t>snprintf(<char*>json, sizeof(json), b"{\"t\":\"reconnect\",\"in_ms\":%u}", in_ms)
-        memcpy(pack, b"\x82\xa1t\xa9reconnect\xa5in_ms\xcd", 20)
-        pack[20] = <uint8_t>(in_ms >> 8)
-        pack[21] = <uint8_t>in_ms
-        m = 22
-        if c.kind == KIND_WS:
-            n = out_small(c.enc, out, json, n, pack, m, "reconnect")
-            n += ws_close(out + n, 1013, b"too slow")
-        elif c.kind == KIND_SSE:
-            v.incarnation = core_room(k, c).incarnation
-            v.must = c.must
-            v.chat = c.chat
-            i = sse_id(out, &v)
-            n = i + out_small(c.enc, out + i, json, n, pack, m, "reconnect")
-        else:
-            n = 0
+        n = farewell_hint(k, c, out)
         if n:
             send(c.fd, out, n, MSG_DONTWAIT | MSG_NOSIGNAL)
     c.flags |= FLAG_RESET
     core_kill(k, slot, cause)
+
+
+cdef void farewell_behind(Core* k, uint32_t slot) noexcept nogil:
+    # It has begun to read again: behind the frame that it is in, it can be told.
+    cdef Conn* c = &k.table.conns[slot]
+    cdef uint8_t out[256]
+    c.flags |= FLAG_CLOSE_SENT
+    if out_reply(k, slot, out, farewell_hint(k, c, out)) == OUT_DEAD:
+        return
+    conn_unblock(&k.table, c)
+    k.count.closed_behind += 1
+    core_close(k, slot)
 
 
 cdef void farewell_step(Core* k, uint32_t slot) noexcept nogil:

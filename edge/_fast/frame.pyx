@@ -85,3 +85,20 @@ cdef void frame_unref(Frame* f) noexcept nogil:
     if f.refs == 0:
         f.budget[0] -= f.size
         mem_free(f, f.size)
+
+
+# ---- for tests ----
+
+def framed(int enc, bytes canon, int lane, uint64_t seq):
+    """(wire bytes, where the message begins, bytes charged to the budget while it lived, and after)."""
+    cdef uint64_t budget = 0
+    cdef Frame* f = frame_encode(enc, canon, len(canon), lane, seq, &budget)
+    if f == NULL:
+        return None
+    wire, body, charged = frame_data(f)[:f.len], f.body, budget
+    frame_ref(f)
+    frame_unref(f)
+    if budget != charged:
+        raise AssertionError("a frame that is held was given back")
+    frame_unref(f)
+    return wire, body, charged, budget

@@ -34,6 +34,8 @@ cdef int log_append(Log* g, uint64_t seq, uint32_t count, const uint8_t* canon, 
 # The frame of a batch between tail and head; borrowed: it holds until the log is next appended to, cooled or trimmed.
 cdef Frame* log_frame(Log* g, uint64_t seq, int enc) noexcept nogil
 cdef void log_cool(Log* g) noexcept nogil               # drops every frame
-cdef uint32_t log_trim(Log* g, uint32_t limit) noexcept nogil   # drops the oldest batches until at most limit bytes are held; how many
-# The cursor from which at most `comments` comments and `bytes` bytes (in that encoding) follow, and no further back than `low`.
+# Drops the oldest batches until at most limit bytes are held; how many. An empty ring gives its array back.
+cdef uint32_t log_trim(Log* g, uint32_t limit) noexcept nogil
+# The cursor from which `comments` comments follow (as many whole batches as that takes), or fewer where the log ends, more
+# than `bytes` bytes in that encoding would follow, or it would lie below `low`.
 cdef uint64_t log_back(Log* g, uint64_t low, uint64_t comments, uint64_t bytes, int enc) noexcept nogil

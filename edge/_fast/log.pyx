@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
 from edge._fast.const cimport ENC_JSON, ENC_POLL, ENC_SSE
-from edge._fast.frame cimport frame_encode, frame_unref
-from edge._fast.sys cimport mem_alloc, mem_free, memcpy
+from edge._fast.frame cimport frame_data, frame_encode, frame_ref, frame_unref
+from edge._fast.sys cimport mem_alloc, mem_free, memcpy, memset
 
 
 cdef void log_init(Log* g, int lane, uint32_t limit, uint64_t head, uint64_t* budget, uint64_t* encoded) noexcept nogil:
@@ -46,15 +46,16 @@ cdef uint32_t log_trim(Log* g, uint32_t limit) noexcept nogil:
     while g.tail <= g.head and g.bytes > limit:
         log_drop(g)
         dropped += 1
+    if g.tail > g.head:         # 100,000 rooms that went quiet would keep tens of megabytes of empty rings
+        g.budget[0] -= g.cap * sizeof(Batch)
+        mem_free(g.ring, g.cap * sizeof(Batch))
+        g.ring = NULL
+        g.cap = 0
     return dropped
 
 
 cdef void log_free(Log* g) noexcept nogil:
     log_trim(g, 0)
-    g.budget[0] -= g.cap * sizeof(Batch)
-    mem_free(g.ring, g.cap * sizeof(Batch))
-    g.ring = NULL
-    g.cap = 0
 
 
 cdef int log_grow(Log* g) noexcept nogil:
@@ -86,7 +87,8 @@ cdef int log_append(Log* g, uint64_t seq, uint32_t count, const uint8_t* canon, 
         mem_free(copy, n)
         return -1
     if seq != g.head + 1:
-        log_trim(g, 0)
+        while g.tail <= g.head:
+            log_drop(g)
         g.tail = g.framed = seq
         jumped = 1
     while g.tail <= g.head and g.bytes + n > g.limit:
@@ -138,3 +140,62 @@ cdef uint64_t log_back(Log* g, uint64_t low, uint64_t comments, uint64_t bytes, 
         comments -= min(comments, <uint64_t>log_at(g, seq).count)
         seq -= 1
     return seq
+
+
+# ---- for tests ----
+
+cdef class LogProbe:
+    cdef Log g
+    cdef uint64_t held
+    cdef uint64_t encodings[LOG_FRAMES]
+    cdef Frame* kept
+
+    def __cinit__(self, int lane, uint32_t limit, uint64_t head):
+        memset(self.encodings, 0, sizeof(self.encodings))
+        log_init(&self.g, lane, limit, head, &self.held, self.encodings)
+
+    def __dealloc__(self):
+        frame_unref(self.kept)
+        log_free(&self.g)
+
+    def append(self, uint64_t seq, uint32_t count, bytes canon):
+        return log_append(&self.g, seq, count, canon, <uint32_t>len(canon))
+
+    def frame(self, uint64_t seq, int enc):
+        if not self.g.tail <= seq <= self.g.head:
+            raise IndexError(seq)
+        cdef Frame* f = log_frame(&self.g, seq, enc)
+        return frame_data(f)[:f.len]
+
+    def keep(self, uint64_t seq, int enc):
+        """As a socket in the middle of a frame does; one at a time."""
+        frame_unref(self.kept)
+        self.kept = log_frame(&self.g, seq, enc)
+        frame_ref(self.kept)
+
+    def kept_bytes(self):
+        return None if self.kept == NULL else frame_data(self.kept)[:self.kept.len]
+
+    def release(self):
+        frame_unref(self.kept)
+        self.kept = NULL
+
+    def trim(self, uint32_t limit):
+        return log_trim(&self.g, limit)
+
+    def cool(self):
+        log_cool(&self.g)
+
+    def back(self, uint64_t low, uint64_t comments, uint64_t limit, int enc):
+        return log_back(&self.g, low, comments, limit, enc)
+
+    def state(self):
+        cdef uint64_t seq = self.g.tail
+        warm = []
+        while seq <= self.g.head:
+            warm += [(seq, i) for i in range(LOG_FRAMES) if log_at(&self.g, seq).frames[<int>i] != NULL]
+            seq += 1
+        return {
+            "head": self.g.head, "tail": self.g.tail, "framed": self.g.framed, "bytes": self.g.bytes, "cap": self.g.cap,
+            "held": self.held, "encoded": self.encodings, "warm": warm,
+        }

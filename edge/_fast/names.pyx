@@ -27,7 +27,10 @@ cdef uint32_t names_seat(Names* t, const uint8_t* name, size_t n) noexcept nogil
 
 
 cdef uint32_t names_find(Names* t, const uint8_t* name, size_t n) noexcept nogil:
-    cdef Place* p = &t.places[names_seat(t, name, n)]
+    cdef Place* p
+    if t.places == NULL:        # after the end
+        return NONE
+    p = &t.places[names_seat(t, name, n)]
     return p.index if p.name != NULL else NONE
 
 

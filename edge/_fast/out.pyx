@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
-from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_HIDDEN, FLAG_MUST, FLAG_SKIP, KIND_CLOSING, KIND_DEAD, KIND_POLL, KIND_SSE,
+from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_HIDDEN, FLAG_MUST, FLAG_PINGED, FLAG_SKIP, KIND_CLOSING, KIND_DEAD, KIND_POLL, KIND_SSE,
                               KIND_WS, PRE_MAX, Conn, Io, buf_add, conn_block, conn_io, conn_io_tidy, conn_unblock,
                               table_second, timer_set)
 from edge._fast.const cimport (ENC_DEFLATE, ENC_JSON, ENC_MSGPACK, ENC_SSE, ENC_ZSTD, LANE_CHAT, LANE_MUST)
@@ -91,6 +91,9 @@ cdef void plan_lane(Plan* p, Conn* c, Log* g, uint64_t cursor, Vector* v, uint64
     cdef Unit* u
     cdef Frame* f
     cdef uint64_t to
+    if cursor < g.head and p.units == UNITS:
+        p.whole = 0
+        return
     if cursor < g.head:
         to = cursor
         if cursor + 1 < g.tail:
@@ -218,6 +221,7 @@ cdef void out_block(Core* k, uint32_t slot, Conn* c) noexcept nogil:
         return
     k.count.blocked += 1
     conn_block(&k.table, slot, c, io, k.now)
+    c.flags &= ~FLAG_PINGED     # its deadline is that of a blocked writer now
     if c.kind == KIND_WS or c.kind == KIND_SSE:
         io.blocked_head = core_room(k, c).logs[LANE_CHAT].head
     if c.kind != KIND_CLOSING:
@@ -331,7 +335,7 @@ cdef int out_unblocked(Core* k, uint32_t slot) noexcept nogil:
         room = core_room(k, c)
         if c.must + 1 < room.logs[LANE_MUST].tail:
             return OUT_BEHIND
-        if room.logs[LANE_CHAT].head - io.blocked_head >= k.opt.chat_missed:
+        if not c.flags & (FLAG_HIDDEN | FLAG_MUST) and room.logs[LANE_CHAT].head - io.blocked_head >= k.opt.chat_missed:
             c.flags |= FLAG_SKIP
     conn_unblock(&k.table, c)
     return out_flush(k, slot, LANE_CHAT)
@@ -354,6 +358,7 @@ cdef int out_reply(Core* k, uint32_t slot, const uint8_t* p, size_t n) noexcept 
             out_count(k, c, took)
             if <size_t>took == n:
                 return OUT_CLEAR
+            k.count.short_writes += 1
     io = conn_io(&k.table, c)
     if io == NULL:
         core_kill(k, slot, &k.count.closed_memory)
@@ -403,3 +408,11 @@ cdef int out_gap(Core* k, uint32_t slot, uint64_t last) noexcept nogil:
     c.chat = last
     return out_reply(k, slot, out, out_small(c.enc, out, json, gap_write(json, 99, first, last),
                                              pack, gap_write_msgpack(pack, 99, first, last), "gap"))
+
+
+# ---- for tests ----
+
+def small(int enc, bytes json, bytes pack, bytes event):
+    """A small message as a viewer of that encoding gets it, without an id line."""
+    cdef uint8_t out[PRE_MAX]
+    return out[:out_small(enc, out, json, len(json), pack, len(pack), event)]

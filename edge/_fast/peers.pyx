@@ -63,3 +63,30 @@ cdef void peers_leave(Peers* p, uint32_t index) noexcept nogil:
         at = &p.peers[at[0] - 1].next
     at[0] = peer.next
     slots_give(&p.slots, index)
+
+
+# ---- for tests ----
+
+cdef class PeersProbe:
+    cdef Peers p
+
+    def __cinit__(self, uint32_t cap, uint64_t seed):
+        if peers_init(&self.p, cap, seed) < 0:
+            peers_free(&self.p)
+            raise MemoryError
+
+    def __dealloc__(self):
+        peers_free(&self.p)
+
+    def enter(self, bytes addr):
+        """(index, how many from there), or None when the table is full."""
+        if len(addr) != 16:
+            raise ValueError("16 bytes")
+        cdef uint32_t index = peers_enter(&self.p, addr)
+        return None if index == NONE else (index, self.p.peers[index].count)
+
+    def leave(self, uint32_t index):
+        peers_leave(&self.p, index)
+
+    def free(self):
+        return self.p.slots.free

@@ -6,9 +6,10 @@ from edge._fast.const cimport ENC_JSON, LANE_CHAT, LANE_MUST
 from edge._fast.core cimport core_close, core_kill, core_leave, core_ready, core_room
 from edge._fast.frame cimport Frame, frame_data
 from edge._fast.log cimport Log, log_frame
+from edge._fast.registry cimport registry_remove
 from edge._fast.room cimport Room
 from edge._fast.sse cimport Vector, gap_write, u64_write, vector_write
-from edge._fast.sys cimport mem_free, memcpy
+from edge._fast.sys cimport NONE, mem_free
 
 cdef enum:
     POLL_BYTES = 65536          # an answer ends with the message that passes this; the rest comes with the next poll
@@ -77,6 +78,9 @@ cdef int poll_finish(Core* k, uint32_t slot, Text* t) noexcept nogil:
         return -1
     mem_free(t.p, t.cap)
     core_leave(k, c, slot)
+    if c.ident != NONE:         # the next request on this connection may be anybody's
+        registry_remove(&k.registry, c.ident)
+        c.ident = NONE
     c.kind = KIND_HEAD
     c.flags |= FLAG_SERVED
     c.flags &= ~(FLAG_HIDDEN | FLAG_MUST)

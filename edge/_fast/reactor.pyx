@@ -8,7 +8,7 @@ import msgspec
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_HIDDEN, FLAG_MUST, KIND_FREE, KIND_HEAD, KIND_PARKED, KIND_SSE, KIND_WS, Conn, Join, conn_find, conn_id)
+from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_HIDDEN, FLAG_MUST, FLAG_SKIP, KIND_FREE, KIND_HEAD, KIND_PARKED, KIND_SSE, KIND_WS, Conn, Join, conn_find, conn_id, table_wake, timer_waits)
 from edge._fast.const cimport (ENC_DEFLATE, ENC_JSON, ENC_MSGPACK, ENC_POLL, ENC_SSE, ENC_ZSTD, LANE_CHAT,
                                LANE_MUST)
 from edge._fast.core cimport (EVENT_CLOSE, EVENT_HANDOFF, EVENT_MESSAGE, EVENT_OPEN, ORIGIN_MAX, Core, Event, core_free, core_init,
@@ -66,7 +66,7 @@ cdef class Engine:
             raise ValueError(f"an origin has at most {ORIGIN_MAX - 1} characters")
         memcpy(self.k.origin, <const char*>origin, len(origin))
         for addr, bits in trusted:
-            if self.door.trusted_n == TRUSTED or len(addr) != 16:
+            if self.door.trusted_n == TRUSTED or len(addr) != 16 or not 0 <= bits <= 128:
                 raise ValueError(f"at most {TRUSTED} trusted networks, each of 16 bytes")
             memcpy(self.door.trusted[self.door.trusted_n].addr, <const uint8_t*>addr, 16)
             self.door.trusted[self.door.trusted_n].bits = bits
@@ -120,8 +120,11 @@ cdef class Engine:
     def tick(self, bint slices=True) -> bool:
         """One turn: events, then the program above, then (with slices) a slice of the sweeps. True: there is more to do."""
         cdef uint64_t began, slice_ns = self.k.opt.slice_ns
+        if not self.open:
+            return False
         with nogil:
             self.k.now = began = now_ns()
+            table_wake(&self.k.table, began)
             if self.hurry:
                 self.hurry -= 1
             if began - self.ended > ELSEWHERE_NS:
@@ -130,6 +133,8 @@ cdef class Engine:
         if self.k.events.n:
             self.hurry = HURRY
             self.deliver()
+            if not self.open:
+                return False
         with nogil:
             if slices and fanout_pending(&self.k):
                 if self.hurry:
@@ -138,7 +143,9 @@ cdef class Engine:
                 fanout_slice(&self.k, min(self.k.now + slice_ns, max(began + self.k.opt.tick_ns, self.k.now + 100000)))
             core_reap(&self.k)
             self.ended = now_ns()
-        return self.k.ready_n > 0 or fanout_pending(&self.k)
+        if self.k.rooms.held > self.k.opt.budget_bytes:
+            self.shed()         # also what viewers who join had encoded for them
+        return self.k.ready_n > 0 or fanout_pending(&self.k) or timer_waits(&self.k.table, began)
 
     cdef deliver(self):
         cdef Core* k = &self.k
@@ -165,8 +172,9 @@ cdef class Engine:
                 else:
                     messages.append((e.id, e.op, k.table.conns[slot].enc, payload))
             elif e.kind == EVENT_HANDOFF:
-                handoffs.append((e.code, p[:e.len]))
-                core_let_go(k, slot)
+                if k.table.conns[slot].kind == KIND_HEAD:       # its deadline may have come in the same turn
+                    handoffs.append((e.code, p[:e.len]))
+                    core_let_go(k, slot)
             else:
                 goodbyes.append((e.id, e.kind == EVENT_CLOSE, e.code))
         events_clear(k)
@@ -269,11 +277,13 @@ cdef class Engine:
         return r
 
     cdef void shed(self) noexcept:
-        # Past the budget: the coldest rooms' frames, then their rings; what still holds frames then are blocked sockets.
+        # Past the budget: the coldest rooms' frames, then their rings; what still holds frames then are blocked sockets. An
+        # eighth less than the budget: what comes next must not begin it all anew.
         cdef Core* k = &self.k
-        while rooms_shed(&k.rooms, k.opt.budget_bytes, &k.count.shed_rooms, &k.count.shed_batches) < 0:
-            if k.table.blocked_first == NONE:
-                return
+        cdef uint64_t target = k.opt.budget_bytes - k.opt.budget_bytes // 8
+        if rooms_shed(&k.rooms, target, &k.count.shed_rooms, &k.count.shed_batches) == 0:
+            return
+        while k.rooms.held > target and k.table.blocked_first != NONE:
             farewell_slow(k, k.table.blocked_first, &k.count.closed_memory)
             core_reap(k)
 
@@ -310,10 +320,14 @@ cdef class Engine:
             self.k.now = now_ns()
             farewell_refuse(&self.k, slot, status, error, message, retry_after)
 
-    def adopt(self, int fd, bytes head) -> None:
-        """Take over a connection whose request head somebody else has read. The descriptor is ours from now on."""
+    def adopt(self, int fd, bytes head, bytes peer=b"") -> None:
+        """Take over a connection whose request head somebody else has read. The descriptor is ours from now on. peer is
+        what handoffs said of it: a detour by another's hands is no way around a limit."""
+        cdef const uint8_t* addr = NULL
+        if len(peer) == 16:
+            addr = peer
         self.k.now = now_ns()
-        if door_adopt(&self.k, fd, head, len(head)) < 0:
+        if door_adopt(&self.k, fd, head, len(head), addr) < 0:
             close(fd)
         elif self.k.events.n:
             self.deliver()
@@ -395,7 +409,7 @@ cdef class Engine:
         if not on:
             c.flags |= FLAG_HIDDEN
         elif c.flags & FLAG_HIDDEN:
-            c.flags &= ~FLAG_HIDDEN
+            c.flags &= ~(FLAG_HIDDEN | FLAG_SKIP)
             self.k.now = now_ns()
             g = &core_room(&self.k, c).logs[LANE_CHAT]
             low = log_back(g, max(c.chat, g.tail - 1), self.k.opt.replay, self.k.opt.resume_bytes, c.enc)

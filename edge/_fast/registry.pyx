@@ -122,3 +122,42 @@ cdef void registry_remove(Registry* r, uint32_t ident) noexcept nogil:
 cdef User* registry_find(Registry* r, const uint8_t* name, size_t n) noexcept nogil:
     cdef uint32_t index = names_find(&r.names, name, n)
     return &r.users[index] if index != NONE else NULL
+
+
+# ---- for tests ----
+
+cdef class RegistryProbe:
+    cdef Registry r
+
+    def __cinit__(self, uint64_t seed):
+        if registry_init(&self.r, seed) < 0:
+            registry_free(&self.r)
+            raise MemoryError
+
+    def __dealloc__(self):
+        registry_free(&self.r)
+
+    def add(self, uint32_t slot, bytes name, bytes claims, uint32_t expires=0):
+        cdef uint32_t ident = registry_add(&self.r, slot, name, len(name), claims, len(claims), expires)
+        return None if ident == NONE else ident
+
+    def renew(self, uint32_t ident, bytes claims, uint32_t expires=0):
+        return registry_renew(&self.r, ident, claims, len(claims), expires)
+
+    def remove(self, uint32_t ident):
+        registry_remove(&self.r, ident)
+
+    def claims(self, uint32_t ident):
+        return self.r.idents[ident].claims[:self.r.idents[ident].claims_len]
+
+    def slots_of(self, bytes name):
+        cdef User* u = registry_find(&self.r, name, len(name))
+        cdef uint32_t at = NONE if u == NULL else u.first
+        slots = []
+        while at != NONE:
+            slots.append(self.r.idents[at].slot)
+            at = self.r.idents[at].next
+        return slots
+
+    def users(self):
+        return self.r.names.count

@@ -52,5 +52,6 @@ cdef void room_use(Rooms* r, Room* room) noexcept nogil
 cdef int members_add(Room* room, uint32_t slot) noexcept nogil
 cdef void members_remove(Room* room, uint32_t slot) noexcept nogil
 cdef uint32_t members_next(Room* room, uint32_t slot) noexcept nogil   # the first member at or above slot; NONE
-# Brings rings and frames under the budget, the coldest rooms first: frames, then chat, then must. 0 when it did.
+# Brings rings and frames down to the budget, the coldest rooms first: frames, then chat, then must. 0 when it did. It may walk
+# over every room: whoever calls it asks for clearly less than the bound that was passed, so that the next call is far.
 cdef int rooms_shed(Rooms* r, uint64_t budget, uint64_t* frames, uint64_t* batches) noexcept nogil

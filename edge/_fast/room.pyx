@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
 from edge._fast.const cimport LANE_CHAT, LANE_MUST
-from edge._fast.log cimport log_cool, log_free, log_init, log_trim
+from edge._fast.log cimport log_append, log_cool, log_frame, log_free, log_init, log_trim
 from edge._fast.names cimport names_add, names_find, names_free, names_init, names_remove
 from edge._fast.sys cimport (NONE, ctz64, map_alloc, map_free, mem_alloc, mem_free, mem_grow, memcpy, memset, slots_free,
                              slots_give, slots_init, slots_take)
@@ -123,7 +123,7 @@ cdef void members_remove(Room* room, uint32_t slot) noexcept nogil:
     cdef uint64_t left = 0
     room.chunks[chunk][(slot >> 6) & (CHUNK_WORDS - 1)] &= ~(<uint64_t>1 << (slot & 63))
     room.viewers -= 1
-    for i in range(CHUNK_WORDS):
+    for i in range(<uint32_t>CHUNK_WORDS):
         left |= room.chunks[chunk][i]
     if left == 0:
         mem_free(room.chunks[chunk], CHUNK_WORDS * 8)
@@ -151,6 +151,7 @@ cdef uint32_t members_next(Room* room, uint32_t slot) noexcept nogil:
 
 cdef int rooms_shed(Rooms* r, uint64_t budget, uint64_t* frames, uint64_t* batches) noexcept nogil:
     cdef uint32_t at, step
+    cdef uint64_t before
     cdef Room* room
     for step in range(3):
         at = r.oldest
@@ -158,11 +159,91 @@ cdef int rooms_shed(Rooms* r, uint64_t budget, uint64_t* frames, uint64_t* batch
             room = r.rooms[at]
             at = room.newer
             if step == 0:
+                before = r.held
                 log_cool(&room.logs[LANE_MUST])
                 log_cool(&room.logs[LANE_CHAT])
-                frames[0] += 1
+                frames[0] += r.held < before
             elif step == 1:
                 batches[0] += log_trim(&room.logs[LANE_CHAT], 0)
             else:
                 batches[0] += log_trim(&room.logs[LANE_MUST], 0)
     return 0 if r.held <= budget else -1
+
+
+# ---- for tests ----
+
+cdef class RoomsProbe:
+    cdef Rooms r
+
+    def __cinit__(self, uint32_t cap, uint64_t seed):
+        if rooms_init(&self.r, cap, seed) < 0:
+            raise MemoryError
+
+    def __dealloc__(self):
+        rooms_free(&self.r)
+
+    cdef Room* room(self, bytes name) except NULL:
+        cdef Room* room = room_find(&self.r, name, len(name))
+        if room == NULL:
+            raise KeyError(name)
+        return room
+
+    def open(self, bytes name, uint32_t must_limit=65536, uint32_t chat_limit=262144):
+        return room_open(&self.r, name, len(name), 1, 0, 0, must_limit, chat_limit) != NULL
+
+    def drop(self, bytes name):
+        room_drop(&self.r, self.room(name))
+
+    def index(self, bytes name):
+        cdef Room* room = room_find(&self.r, name, len(name))
+        return None if room == NULL else room.index
+
+    def use(self, bytes name):
+        room_use(&self.r, self.room(name))
+
+    def count(self):
+        return self.r.names.count
+
+    def coldest_first(self):
+        cdef uint32_t at = self.r.oldest
+        names = []
+        while at != NONE:
+            names.append(self.r.rooms[at].name[:self.r.rooms[at].name_len])
+            at = self.r.rooms[at].newer
+        return names
+
+    def append(self, bytes name, int lane, bytes canon, tuple encodings=()):
+        """The lane's next batch, with a frame for each of the encodings."""
+        cdef Log* g = &self.room(name).logs[lane]
+        if log_append(g, g.head + 1, 1, canon, <uint32_t>len(canon)) < 0:
+            raise MemoryError
+        for enc in encodings:
+            log_frame(g, g.head, enc)
+
+    def kept(self, bytes name):
+        """(must, chat): how many batches."""
+        cdef Room* room = self.room(name)
+        return room.logs[0].head + 1 - room.logs[0].tail, room.logs[1].head + 1 - room.logs[1].tail
+
+    def held(self):
+        return self.r.held
+
+    def shed(self, uint64_t budget):
+        """(did it do, rooms, batches)."""
+        cdef uint64_t rooms = 0, batches = 0
+        done = rooms_shed(&self.r, budget, &rooms, &batches) == 0
+        return done, rooms, batches
+
+    def join(self, bytes name, uint32_t slot):
+        if members_add(self.room(name), slot) < 0:
+            raise MemoryError
+
+    def leave(self, bytes name, uint32_t slot):
+        members_remove(self.room(name), slot)
+
+    def next(self, bytes name, uint32_t slot):
+        cdef uint32_t found = members_next(self.room(name), slot)
+        return None if found == NONE else found
+
+    def viewers(self, bytes name):
+        return self.room(name).viewers

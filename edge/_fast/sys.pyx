@@ -113,6 +113,7 @@ cdef void slots_free(Slots* s) noexcept nogil:
     map_free(s.words, words * 8)
     map_free(s.sums, sums * 8)
     s.words = s.sums = NULL
+    s.cap = s.free = 0
 
 
 cdef uint32_t slots_take(Slots* s) noexcept nogil:
@@ -143,3 +144,30 @@ cdef void slots_give(Slots* s, uint32_t slot) noexcept nogil:
 def memory() -> dict[str, int]:
     """What the engine holds of this process: blocks and bytes taken singly, and bytes of address space mapped."""
     return {"blocks": live_blocks, "bytes": live_bytes, "mapped": live_mapped}
+
+
+# ---- for tests ----
+
+cdef class SlotsProbe:
+    cdef Slots s
+
+    def __cinit__(self, uint32_t cap):
+        if slots_init(&self.s, cap) < 0:
+            raise MemoryError
+
+    def __dealloc__(self):
+        slots_free(&self.s)
+
+    def take(self):
+        cdef uint32_t slot = slots_take(&self.s)
+        return None if slot == NONE else slot
+
+    def give(self, uint32_t slot):
+        slots_give(&self.s, slot)
+
+    def free(self):
+        return self.s.free
+
+
+def hash_of(bytes data, uint64_t seed):
+    return hash_bytes(<const uint8_t*>data, len(data), seed)

@@ -2,11 +2,11 @@
 from libc.stdint cimport uint16_t
 
 from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_PINGED, FLAG_RESET, FLAG_SERVED, KIND_CLOSING, KIND_DEAD, KIND_HEAD, KIND_PARKED,
-                              KIND_POLL, KIND_SSE, KIND_WS, Conn, conn_find, table_second, timer_due, timer_set)
+                              KIND_POLL, KIND_SSE, KIND_WS, Conn, conn_find, table_clock, table_second, timer_due, timer_set)
 from edge._fast.const cimport LANE_CHAT
 from edge._fast.core cimport core_kill, core_ready, core_ready_take
 from edge._fast.door cimport Listener, door_accept, door_read
-from edge._fast.farewell cimport farewell_refuse, farewell_slow, farewell_step
+from edge._fast.farewell cimport farewell_behind, farewell_refuse, farewell_slow, farewell_step
 from edge._fast.out cimport OUT_BEHIND, OUT_MORE, out_flush, out_unblocked
 from edge._fast.poll cimport poll_empty
 from edge._fast.stream cimport stream_heartbeat, stream_ping, stream_read
@@ -17,7 +17,7 @@ from edge._fast.sys cimport (EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLERR, EPOLLHUP, E
 cdef void turn_writable(Core* k, uint32_t slot) noexcept nogil:
     cdef int r = out_unblocked(k, slot)
     if r == OUT_BEHIND:
-        farewell_slow(k, slot, &k.count.closed_behind)
+        farewell_behind(k, slot)
     elif r == OUT_MORE:
         core_ready(k, slot)
 
@@ -57,7 +57,8 @@ cdef void due_stream(Core* k, uint32_t slot, Conn* c) noexcept nogil:
     cdef uint64_t idle_ms
     cdef uint64_t every_ms = k.opt.ping_ms if c.kind == KIND_WS else k.opt.heartbeat_ms
     if c.flags & FLAG_BLOCKED:
-        idle_ms = (k.now - k.table.ios[c.io].blocked_ns) // 1000000
+        idle_ms = table_clock(&k.table, k.now)
+        idle_ms = (idle_ms - min(idle_ms, k.table.ios[c.io].blocked_ns)) // 1000000
         if idle_ms + 1 >= k.opt.blocked_ms:
             farewell_slow(k, slot, &k.count.closed_slow)
         else:

@@ -47,9 +47,9 @@ class Service(Protocol):
 
     def snapshot(self, room: str) -> wire.Message: ...
 
-    def adopt(self, sock_fd: int, head: bytes) -> None:
-        """Takes a connection whose next request, a stream's, has been read: `head`, and what came behind it. Owns the
-        descriptor unless it raises."""
+    def adopt(self, sock_fd: int, head: bytes, peer: bytes) -> None:
+        """Takes a connection whose next request, a stream's, has been read: `head`, and what came behind it. `peer` is
+        what came with the connection (serving.Handler.peer). Owns the descriptor unless it raises."""
         ...
 
     def metrics(self) -> str | bytes: ...

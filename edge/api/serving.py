@@ -22,11 +22,13 @@ LINGERING_S = 5.0  # for the rest of a body whose answer is out already
 class Handler(RequestHandler):
     """One connection: aiohttp's own, but for the words of its errors."""
 
-    __slots__ = ("_headers",)
+    __slots__ = ("_headers", "peer")
 
     def __init__(self, manager: web.Server, headers: Mapping[str, str], **options: Any) -> None:
         super().__init__(manager, **options)
         self._headers = headers
+        self.peer = b""
+        """What the engine counts the connection by; it wants to know that again, should the connection come back."""
 
     def handle_error(
         self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None

@@ -10,12 +10,13 @@ from aiohttp import web
 
 from edge.errors import EdgeError
 
-Adopt = Callable[[int, bytes], None]
+Adopt = Callable[[int, bytes, bytes], None]
 
 
 class _Connection(Protocol):
-    """What is used of aiohttp's RequestHandler that it does not offer in public."""
+    """What is used of aiohttp's RequestHandler that it does not offer in public, and what our own adds to it."""
 
+    peer: bytes
     _messages: Any  # requests that were read behind this one
     _message_tail: bytes  # what was read behind an upgrade
 
@@ -58,7 +59,7 @@ def hand_over(request: web.BaseRequest, adopt: Adopt) -> web.StreamResponse:
         raise EdgeError("bad_request", "a stream request has no body, and nothing is pipelined with it")
     descriptor = os.dup(transport.get_extra_info("socket").fileno())
     try:
-        adopt(descriptor, request_head(request) + connection._message_tail)
+        adopt(descriptor, request_head(request) + connection._message_tail, connection.peer)
     except BaseException:
         os.close(descriptor)
         raise

@@ -54,7 +54,7 @@ class FakeService:
     def snapshot(self, room: str) -> wire.Message:
         return {"state": "live", "viewers": 3, "last": {"m": "m1", "c": "c2"}}
 
-    def adopt(self, sock_fd: int, head: bytes) -> None:
+    def adopt(self, sock_fd: int, head: bytes, peer: bytes) -> None:
         if self.failure:
             raise self.failure
         sock = socket.socket(fileno=sock_fd)

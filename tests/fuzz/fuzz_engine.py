@@ -15,9 +15,8 @@ from collections.abc import Callable
 
 import msgpack
 
+from edge._fast import reactor, ws
 from edge._fast import sys as fast_sys
-from edge._fast import ws
-from edge._fast.reactor import BINARY, Engine
 from edge.config import Config
 from edge.options import engine_options, trusted_networks
 from tests.fuzz import fuzz_ws
@@ -67,6 +66,7 @@ class Client:
     def __init__(self, index: int, address: tuple[str, int], tiny: bool) -> None:
         self.index = index
         self.sock = socket.socket()
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else small pieces wait for 40 ms
         if tiny:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         self.sock.connect(address)
@@ -140,7 +140,7 @@ class Trial:
         }
         if self.hasty:
             options |= dict.fromkeys(DEADLINES, 20)
-        self.engine = Engine(self, 16, 4, 1, options, trusted_networks(("127.0.0.0/8",)))
+        self.engine = reactor.Engine(self, 16, 4, 1, options, trusted_networks(("127.0.0.0/8",)))
         self.listener = socket.socket()
         if self.tiny:
             self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
@@ -179,7 +179,7 @@ class Trial:
             if what & 3 == 0:
                 self.engine.reply(id_, {"t": "ack", "ref": "x" * len(payload), "status": "published"})
             elif what & 3 == 1:  # in the op that transcripts pass over
-                self.engine.send(id_, 1 if encoding in BINARY else 2, payload)
+                self.engine.send(id_, 1 if encoding in reactor.BINARY else 2, payload)
             elif what == 255:
                 self.end(id_)
 
@@ -357,9 +357,11 @@ class Trial:
             assert time.monotonic() < until, "the engine spins"
 
     def settle(self) -> None:
-        """Everybody reads and the engine turns, until neither does anything."""
+        """Everybody reads, everybody is let in, and the engine turns, until nobody has anything to do."""
         busy = True
         while busy:
+            while self.parked:
+                self.decide(-1)
             self.turn()
             busy = bool([client for client in self.clients.values() if client.read()])
 
@@ -371,13 +373,22 @@ class Trial:
             STEPS[what % len(STEPS)](self)
             if what & 128:
                 self.turn()
-        while self.parked:
-            self.decide(-1)
-        self.settle()
-        self.check_viewers()
+        self.eventually(self.check_viewers)
         self.leave()
         self.check_clients()
         self.check_engine()
+
+    def eventually(self, check: Callable[[], None]) -> None:
+        """The kernel may take its time between two sockets, so whatever must come may come later, but not never."""
+        until = time.monotonic() + PATIENCE_S
+        while True:
+            self.settle()
+            try:
+                return check()
+            except AssertionError:
+                if time.monotonic() > until:
+                    raise
+            select.select([self.engine.fileno()], [], [], 0.002)
 
     def leave(self) -> None:
         until = time.monotonic() + PATIENCE_S
@@ -399,7 +410,7 @@ class Trial:
     # ---- checks ----
 
     def check_viewers(self) -> None:
-        """Who is still here has read everything that is on its lanes; who has left is known to have left."""
+        """Who is still here has told and read everything; who has ended its side has been seen off."""
         count = self.engine.counters()
         viewers = sum(self.engine.room_info(room)["viewers"] for room in ROOMS)
         assert viewers == sum(count[name] for name in count if name.startswith("viewers_"))
@@ -407,42 +418,43 @@ class Trial:
             assert client.ended or client.reset or not client.gone, "a half-closed connection was not ended"
             transcript = Transcript(client.received)
             assert transcript.whole or client.ended or client.reset
-            if transcript.begun and client.room and not (client.ended or client.reset or self.disturbed):
+            here = not (client.ended or client.reset or self.disturbed)
+            if transcript.begun and client.room and here:
                 heads = dict(zip("mc", self.heads[client.room], strict=True))
                 for lane in "mc" if client.chat else "m":
                     assert transcript.seen[lane] >= heads[lane], (transcript.seen, heads)
+            cut = any(count[name] for name in ("closed_replies", "closed_slow", "closed_behind", "closed_memory"))
+            told_all = not (cut or client.gone or client.reset or self.disturbed or self.hasty)
+            self.check_told(client, transcript, told_all)
 
     def check_clients(self) -> None:
-        count = self.engine.counters()
-        cut = any(count[name] for name in ("closed_replies", "closed_slow", "closed_behind", "closed_memory"))
-        received = 0
         for client in [*self.past, *self.clients.values()]:
-            transcript = Transcript(client.received)
-            received += len(client.received)
-            if client.frames is not None and transcript.stream == "ws":
-                self.check_told(client, transcript, exact=not (cut or self.disturbed or self.hasty or client.reset))
-        assert received <= count["bytes"] or cut
+            self.check_told(client, Transcript(client.received), exact=False)
+        received = sum(len(client.received) for client in [*self.past, *self.clients.values()])
+        count = self.engine.counters()
+        assert received <= count["bytes"] + 256 * (
+            count["closed_slow"] + count["closed_behind"] + count["closed_memory"]
+        )
 
     def check_told(self, client: Client, transcript: Transcript, exact: bool) -> None:
-        """The messages, pongs and close codes that the client's frames deserve; or the first of them, if not exact."""
-        want = fuzz_ws.reference(bytes(client.frames or b""), self.message_bytes, client.deflate)
+        """The messages, pongs and close code that the client's frames deserve; or the first of them, if not exact."""
+        if client.frames is None or transcript.stream != "ws":
+            return
+        want = fuzz_ws.reference(bytes(client.frames), self.message_bytes, client.deflate)
         told, pongs, code = list[tuple[int, bytes]](), list[bytes](), want.failure and want.failure[0]
-        for one_told in want.told:
-            payload = self.inflated(one_told) if one_told.deflated else one_told.payload
-            if isinstance(payload, int) or one_told.op == "close":
+        for message in want.told:
+            payload = self.inflated(message) if message.deflated else message.payload
+            if isinstance(payload, int) or message.op == "close":
                 code = payload if isinstance(payload, int) else abs(ws.close_code(payload))
                 break
-            if one_told.op == "ping":
+            if message.op == "ping":
                 pongs.append(payload)
-            elif one_told.op != "pong":
-                told.append((1 if one_told.op == "text" else 2, payload))
+            elif message.op != "pong":
+                told.append((1 if message.op == "text" else 2, payload))
         assert client.told == told[: len(client.told)], (client.told, told)
-        assert transcript.pongs == pongs[: len(transcript.pongs)]
+        assert transcript.pongs == pongs[: len(transcript.pongs)], (transcript.pongs, pongs)
         if exact:
-            assert client.told == told
-        if exact and client.ended:
-            assert transcript.pongs == pongs
-            assert transcript.close == code, (transcript.close, code)
+            assert (client.told, transcript.pongs, transcript.close) == (told, pongs, code)
 
     def inflated(self, told: fuzz_ws.Told) -> bytes | int:
         """Or the close code that it deserves."""

@@ -100,7 +100,7 @@ class Script:
 
     ready = healthy
 
-    def adopt(self, sock_fd: int, head: bytes) -> None:
+    def adopt(self, sock_fd: int, head: bytes, peer: bytes) -> None:
         self._tasks.append(asyncio.create_task(self._stream(socket.socket(fileno=sock_fd), head)))
 
     async def _stream(self, sock: socket.socket, head: bytes) -> None:

@@ -116,12 +116,15 @@ def test_a_detour_by_a_page_is_no_way_around_the_limit(server: Server, room: str
     """A connection that comes back from the HTTP application counts as whose it is."""
     for first, source in ((v1("203.0.113.50"), ""), (b"", "127.0.0.4")):
         with contextlib.ExitStack() as stack:
-            statuses = []
-            for _ in range(LIMIT + 2):
-                raw = stack.enter_context(Raw(server, source, first))
+            held = [stack.enter_context(Raw(server, source, first)) for _ in range(LIMIT)]
+            for raw in held:
                 raw.get("/healthz")
                 assert raw.reply().status == 200
-                statuses.append(upgrade(raw, room))
+            held += [stack.enter_context(Raw(server, source, first)) for _ in range(2)]
+            for raw in held[LIMIT:]:
+                raw.get("/healthz")
+                assert raw.reply().status == 200
+            statuses = [upgrade(raw, room) for raw in held]
             assert statuses == [101] * LIMIT + [429] * 2
 
 

@@ -1,0 +1,127 @@
+# What a viewer asks on its socket: comments, visibility, a fresh token, a ping. It owns nothing. It must never answer a comment
+# before its fate is known, nor let one viewer's message be another's trouble.
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+import zstandard
+
+from edge import wire
+from edge.auth import LEEWAY_S, Identity
+from edge.errors import EdgeError
+
+log = logging.getLogger("edge.ops")
+
+Offer = Callable[[Identity, str, wire.CommentBody, str, Callable[[str], None]], None]
+"""Takes a comment with an id into a room; what became of it is told later."""
+
+
+class Sockets(Protocol):
+    """What is used of the engine."""
+
+    def reply(self, id: int, message: dict[str, Any]) -> bool: ...
+    def end(self, id: int, code: int, reason: bytes) -> bool: ...
+    def visible(self, id: int, on: bool) -> bool: ...
+    def room_of(self, id: int) -> bytes | None: ...
+    def claims(self, id: int) -> bytes | None: ...
+    def renew(self, id: int, claims: bytes, expires: int) -> bool: ...
+
+
+class Ops:
+    def __init__(
+        self,
+        sockets: Sockets,
+        binary: frozenset[int],
+        inflated_bytes: int,
+        identify: Callable[[str], Identity],
+        offer: Offer,
+    ) -> None:
+        self._sockets = sockets
+        self._binary = binary
+        self._inflated_bytes = inflated_bytes
+        self._identify = identify
+        self._offer = offer
+        self._unzstd = zstandard.ZstdDecompressor()
+
+    def take(self, id_: int, op: int, encoding: int, payload: bytes) -> None:
+        """One WebSocket message, with its opcode, on a socket of that encoding."""
+        binary = encoding in self._binary
+        if (op == 2) != binary:
+            self._sockets.end(id_, 1003, b"text for JSON, binary for MessagePack")
+            return
+        try:
+            self._operate(id_, wire.decode_op(self._unpacked(payload) if binary else payload, binary=binary))
+        except EdgeError as error:
+            if error.problem.close == 1009:
+                self._sockets.end(id_, 1009, error.message.encode())
+            else:
+                about = wire.ack(error.ref, None, "rejected", error) if error.ref else wire.error(error)
+                self._sockets.reply(id_, about)
+        except Exception:
+            log.exception("a message could not be handled")
+            self._sockets.reply(id_, wire.error(EdgeError("internal")))
+
+    def _unpacked(self, payload: bytes) -> bytes:
+        if payload[:4] != zstandard.FRAME_HEADER:  # as it is: no MessagePack map begins like that
+            return payload
+        try:
+            if zstandard.frame_content_size(payload) > self._inflated_bytes:
+                raise EdgeError("too_large")
+            return self._unzstd.decompress(payload, self._inflated_bytes)
+        except zstandard.ZstdError:
+            raise EdgeError("bad_json", "not a zstd frame of a known, allowed size") from None
+
+    def _operate(self, id_: int, op: wire.Op) -> None:
+        if isinstance(op, wire.Visible):
+            self._sockets.visible(id_, op.on)
+        elif isinstance(op, wire.Ping):
+            self._sockets.reply(id_, {"t": "pong"})
+        elif isinstance(op, wire.Comment):
+            self._comment(id_, op)
+        elif isinstance(op, wire.Auth):
+            self._auth(id_, op)
+        else:
+            raise EdgeError("bad_op", "reactions are not taken by this server")
+
+    def _comment(self, id_: int, op: wire.Comment) -> None:
+        made = ""  # its id
+
+        def done(status: str) -> None:
+            self._sockets.reply(id_, wire.ack(op.ref, made, status))
+
+        room = self._sockets.room_of(id_)
+        claims = self._sockets.claims(id_)
+        try:
+            if claims is None or room is None:
+                raise EdgeError("unauthorized", "to comment, connect with a token")
+            identity = msgspec.msgpack.decode(claims, type=Identity)
+            if identity.exp is not None and time.time() >= identity.exp + LEEWAY_S:
+                raise EdgeError("unauthorized", "the token has ended")
+            identity.check("comment", room.decode())
+            made = wire.comment_id(identity.user, op.ref)
+            self._offer(identity, room.decode(), op, made, done)
+        except EdgeError as error:
+            self._sockets.reply(id_, wire.ack(op.ref, None, "rejected", error))
+
+    def _auth(self, id_: int, op: wire.Auth) -> None:
+        claims = self._sockets.claims(id_)
+        room = self._sockets.room_of(id_)
+        identity = self._identify(op.token)
+        if claims is None or room is None or msgspec.msgpack.decode(claims, type=Identity).user != identity.user:
+            raise EdgeError("forbidden", "a fresh token is for the same user")
+        identity.check("read", room.decode())
+        if not self._sockets.renew(id_, packed(identity), ends(identity)):
+            raise EdgeError("overloaded")
+        self._sockets.reply(id_, {"t": "ack", "status": "published"})
+
+
+def packed(identity: Identity) -> bytes:
+    """An identity as the engine keeps it for a socket."""
+    return msgspec.msgpack.encode(identity)
+
+
+def ends(identity: Identity) -> int:
+    """When the token does, as the engine keeps it: a unix second in 32 bits, 0 for never. Some say 9999999999."""
+    return int(min(identity.exp, 0xFFFFFFFF)) if identity.exp is not None else 0

@@ -1,0 +1,125 @@
+# How what is said gets into a room's logs: comments gather for a moment and become a batch, a score is a batch at once. It owns
+# the rooms' windows and what their lanes' last numbers are believed to be. It must never guess how an append has ended.
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from broker.base import CHAT, MUST, Broker, BrokerError, Kind
+from edge import wire
+from edge.auth import Identity
+from edge.errors import EdgeError
+from edge.rooms.window import Done, Window
+
+log = logging.getLogger("edge.publish")
+
+RETRIES = 16
+WAITING_COMMENTS = 10_000  # of one room, at this worker: past it a comment is refused as overloaded
+
+
+class Lanes:
+    """A room, as far as this worker publishes to it. `followed`: the broker tells of each append, so `heads` are true."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.heads = [0, 0]
+        self.followed = False
+        self.window = Window()
+        self.flushing = False
+        self.must = asyncio.Lock()  # one score at a time, so that a publisher's scores keep their order
+        self.score_ts = 0
+
+    def busy(self) -> bool:
+        return self.flushing or len(self.window) > 0 or self.must.locked()
+
+
+class Publisher:
+    """Appends to rooms by compare-and-set. `viewers` tells how many a room has here, `spawn` starts a task and keeps it."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        flush_ms: int,
+        viewers: Callable[[Lanes], int | None],
+        spawn: Callable[[Any], asyncio.Task[Any]],
+    ) -> None:
+        self._broker = broker
+        self._flush_s = flush_ms / 1000
+        self._viewers = viewers
+        self._spawn = spawn
+
+    async def comment(self, lanes: Lanes, identity: Identity, body: wire.CommentBody) -> wire.Message:
+        """Its ack, once it is in a batch that is stored."""
+        told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        def done(status: str) -> None:
+            if not told.done():
+                told.set_result(status)
+
+        made = wire.comment_id(identity.user, body.ref)
+        self.offer(lanes, identity, body, made, done)
+        return wire.ack(body.ref, made, await told)
+
+    def offer(self, lanes: Lanes, identity: Identity, body: wire.CommentBody, made: str, done: Done) -> None:
+        """Takes a comment with the id `made` into the room's window. `done` is called later, or at once for a known one."""
+        if len(lanes.window) >= WAITING_COMMENTS:
+            raise EdgeError("overloaded", retry_after=2)
+        comment = wire.comment(made, identity.public(), body.x, _now_ms(), re=body.re, tier=identity.tier)
+        lanes.window.add(comment, len(msgspec.json.encode(comment)) + 1, done)
+        if len(lanes.window) and not lanes.flushing:
+            lanes.flushing = True
+            asyncio.get_running_loop().call_later(self._flush_s, lambda: self._spawn(self._flush(lanes)))
+
+    async def _flush(self, lanes: Lanes) -> None:
+        try:
+            while taken := lanes.window.take():
+                ended = await self._append(lanes, CHAT, self._batch(lanes, [waiting.comment for waiting in taken]))
+                lanes.window.finish("published" if ended else "unknown")
+        finally:
+            lanes.flushing = False
+
+    def _batch(self, lanes: Lanes, comments: list[wire.Message]) -> Callable[[int], wire.Message]:
+        ts = lanes.window.stamp(_now_ms())
+        viewers = self._viewers(lanes)
+        return lambda seq: wire.batch(seq, ts, comments, viewers=viewers)
+
+    async def score(self, lanes: Lanes, event: dict[str, Any]) -> str:
+        """The event's id on the must lane."""
+        async with lanes.must:
+            ts = lanes.score_ts = max(lanes.score_ts, _now_ms())
+            seq = await self._append(lanes, MUST, lambda seq: wire.score(seq, ts, event))
+        if not seq:
+            raise EdgeError("unavailable", "it is not known whether this was stored", retry_after=1)
+        return f"m{seq}"
+
+    async def _append(self, lanes: Lanes, lane: int, make: Callable[[int], wire.Message]) -> int:
+        """Compare-and-set until it is stored: its number, or 0 where that is unknown. An unknown append is read back."""
+        expected = lanes.heads[lane]
+        try:
+            if not lanes.followed:
+                expected = await self._broker.head(lanes.name, lane)
+            for _ in range(RETRIES):
+                data = msgspec.msgpack.encode(make(expected + 1))
+                outcome = await self._broker.append(lanes.name, lane, data, expected)
+                if outcome.kind is Kind.UNKNOWN:
+                    after = await self._broker.tail(lanes.name, lane, expected)
+                    if not after:
+                        continue
+                    stored = after[0] == (expected + 1, data)
+                    outcome = outcome._replace(
+                        kind=Kind.STORED if stored else Kind.FENCED, head=expected + 1 if stored else after[-1][0]
+                    )
+                if outcome.kind is Kind.STORED:
+                    lanes.heads[lane] = max(lanes.heads[lane], outcome.head)
+                    return outcome.head
+                expected = outcome.head
+        except (BrokerError, ValueError) as error:
+            log.warning("room %s: a batch could not be stored: %s", lanes.name, error)
+        return 0
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

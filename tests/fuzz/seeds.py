@@ -1,0 +1,88 @@
+"""What fuzzing starts from: the golden files of tests/_fast in each target's own spelling, and scripts for the engine."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+TARGETS = ("http", "proxy", "ws", "vector", "engine")
+GOLDEN = Path(__file__).parent.parent / "_fast" / "golden"
+LONGEST = 1500  # a golden file of 64 KB would take seconds: its own tests run it
+
+PROXIES = (
+    b"PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\nGET / HTTP/1.1\r\n",
+    b"PROXY TCP6 2001:db8::1 ::ffff:192.0.2.1 65535 0\r\n",
+    b"PROXY UNKNOWN whatever it says\r\n",
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes(range(12)),
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x2b" + bytes(36) + b"\x02\0\x04host",
+    b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+)
+VECTORS = (b"i3.m12.c345", b"i18446744073709551615.m18446744073709551615.c18446744073709551616", bytes(range(1, 28)))
+
+
+def of(name: str) -> list[bytes]:
+    return [seed for seed in _MAKERS[name]() if len(seed) <= LONGEST]
+
+
+def _http() -> Iterator[bytes]:
+    for path in sorted(GOLDEN.glob("http/*/*.http")):
+        yield path.read_bytes()
+
+
+def _ws_goldens() -> Iterator[tuple[bytes, bool]]:
+    from tests._fast.test_ws import GOLDEN as PATHS
+    from tests._fast.test_ws import golden
+
+    for path in PATHS:
+        case = golden(path)
+        yield case.wire, case.deflate
+
+
+def _ws() -> Iterator[bytes]:
+    for wire, deflate in _ws_goldens():
+        yield bytes((0x80 + 4 + 64 * deflate, len(wire) & 255)) + wire  # 4 of LIMITS, or as near as the flag lets it be
+        yield bytes((0x80 + 2 + 64 * deflate, 7)) + wire
+
+
+def _engine() -> Iterator[bytes]:
+    """Scripts: a byte for options and one for bounds, then steps; 128 added to a step is a turn behind it."""
+    from tests.fuzz.fuzz_engine import STEPS
+
+    at = {step.__name__.removeprefix("step_"): index for index, step in enumerate(STEPS)}
+
+    def step(name: str, *rest: int, data: bytes = b"") -> bytes:
+        return bytes((at[name] + (-(at[name] + 1) % len(STEPS) and 0), *rest)) + data
+
+    def raw(client: int, data: bytes, cut: int = 0) -> bytes:
+        return step("raw", client, len(data) >> 8, len(data) & 255, data=data + bytes((cut,)))
+
+    for head in _http():
+        yield b"\1\0" + raw(0, head) + step("turn") + raw(0, b"\x89\x80\1\2\3\4", 1)
+        yield b"\0\0" + raw(0, head, 50) + step("turn") + step("decide", 0) + step("turn")
+    for wire, deflate in _ws_goldens():
+        yield b"\1\0" + step("stream", 0, 16, int(deflate), 0, 0) + step("turn") + raw(0, wire) + step("turn")
+        yield b"\1\0" + step("stream", 0, 0, int(deflate), 0, 0) + raw(0, wire, 3)
+    for proxy in PROXIES:
+        yield b"\x1f\0" + raw(0, proxy + b"GET /v1/rooms/r0/sse HTTP/1.1\r\nHost: a\r\n\r\n", 9) + step("append", 4)
+    everybody = b"".join(step("stream", i, 16 + 32 * (i == 1) + kind, enc, *b"\2\2\0\0") for i, kind, enc in
+                         ((0, 0, 0), (1, 1, 0x08), (2, 0, 0x18), (3, 0, 1), (4, 2, 0), (5, 3, 0)))  # fmt: skip
+    for flags in (b"\1\0", b"\0\0", b"\x21\0", b"\x21\x70", b"\xee\0"):
+        begun = flags + everybody + step("turn")
+        yield begun + b"".join(step("append", what) for what in (0x30, 0x36, 0x70, 0xF6)) + step("turn")
+        yield (
+            begun
+            + b"".join(step("append", 0x7E) + step("turn") for _ in range(6))
+            + b"".join(step("read", i) for i in range(6))
+        )
+        yield begun + b"".join(
+            step(name, 3, 1, 0) for name in ("visible", "append", "visible", "reply", "ask", "end", "room")
+        )
+        yield begun + b"".join(step("leave", i, i) + step("append", 0x36) for i in range(6))
+        yield begun + b"".join(step("deflated", i, 0x55 + i, 0, data=b"hello") for i in range(4)) + step("turn")
+
+
+_MAKERS: dict[str, Callable[[], Iterator[bytes]]] = {
+    "http": _http,
+    "proxy": lambda: iter(PROXIES),
+    "ws": _ws,
+    "vector": lambda: iter(VECTORS),
+    "engine": _engine,
+}

@@ -1,0 +1,45 @@
+#!/bin/sh
+# `make test-sanitize`: the fast suite on a build that watches every access, out of tree, so that the modules beside
+# the sources stay what they are. gcc alone is needed. The first report of a sanitizer aborts, and so fails.
+#   tests/sanitize.sh [PYTEST-ARGUMENT...]     build into out/sanitize and test there, by default the fast suite
+#   tests/sanitize.sh copy FOLDER              the sources alone, as they stand, with what is compiled there left alone
+#   tests/sanitize.sh build FOLDER             the sources, compiled; CFLAGS adds to the switches
+#   tests/sanitize.sh run FOLDER ARGUMENT...   python in that build, with the sanitizers loaded; PRELOAD adds a library
+set -eu
+root=$(cd "$(dirname "$0")/.." && pwd)
+python=${PYTHON:-$root/.venv/bin/python}
+fast="tests/_fast tests/fuzz"
+
+copy() {
+    mkdir -p "$1"
+    # What is no longer in the tree goes; what was compiled stays, so that the next build is a short one.
+    (cd "$1" && find . -path ./build -prune -o -type f ! -name '*.so' ! -path './edge/_fast/*.c' -exec rm -f {} +)
+    (cd "$root" && tar -c --exclude='*.so' --exclude='edge/_fast/*.c' --exclude=__pycache__ --exclude=node_modules \
+        edge broker tests setup.py pyproject.toml README.md) | tar -x -C "$1"
+}
+
+build() {
+    copy "$1"
+    (cd "$1" && EDGE_SANITIZE=address,undefined "$python" setup.py --quiet build_ext --inplace)
+}
+
+run() {
+    cd "$1"
+    shift
+    # PYTHONMALLOC: each bytes object is a block of its own, so that a read past its end is seen. Leaks of the
+    # interpreter are by design; the engine's own are counted by its allocator, and the tests look.
+    export PYTHONMALLOC=malloc PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$PWD"
+    export ASAN_OPTIONS="detect_leaks=0:abort_on_error=1:halt_on_error=1:strict_string_checks=1:detect_stack_use_after_return=1:quarantine_size_mb=64"
+    export UBSAN_OPTIONS="halt_on_error=1:abort_on_error=1:print_stacktrace=1"
+    LD_PRELOAD="${PRELOAD:+$PRELOAD }$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" exec "$python" "$@"
+}
+
+case ${1:-} in
+copy | build | run) "$@" ;;
+*)
+    build "$root/out/sanitize"
+    # shellcheck disable=SC2086
+    [ $# -gt 0 ] || set -- $fast
+    run "$root/out/sanitize" -m pytest -q -p no:cacheprovider "$@"
+    ;;
+esac

@@ -341,7 +341,9 @@ def rows(found: dict[str, Answer]) -> list[tuple[str, str, str, bool | None]]:
     out: list[tuple[str, str, str, bool | None]] = []
 
     def row(name: str, value: float, unit: str, bar: float | None) -> None:
-        out.append((name, f"{value:.3g} {unit}", "" if bar is None else f"<= {bar:g}", None if bar is None else value <= bar))
+        out.append(
+            (name, f"{value:.3g} {unit}", "" if bar is None else f"<= {bar:g}", None if bar is None else value <= bar)
+        )
 
     for size in ("200", "4096"):
         it = found[f"frames_{size}"]
@@ -418,7 +420,9 @@ def main() -> int:
     if arguments.only:
         print(json.dumps(result, indent=1))
         return 0
-    print(f"{viewers} WebSockets, server on core {SERVER_CPU}, viewers on core {CLIENT_CPU}; {machine}; {result['commit']}")
+    print(
+        f"{viewers} WebSockets, server on core {SERVER_CPU}, viewers on core {CLIENT_CPU}; {machine}; {result['commit']}"
+    )
     table = rows(found)
     for name, value, bar, good in table:
         print(f"{name:<62} {value:>16}  {bar:>8}  {'' if good is None else 'ok' if good else 'MISSED'}")

@@ -120,7 +120,10 @@ class Server:
         await self.worker.swept.wait()
         took = self.since(before)
         after = self.worker.engine.counters()
-        return took | {"frames": after["frames_chat"] - counts["frames_chat"], "writes": after["writes"] - counts["writes"]}
+        return took | {
+            "frames": after["frames_chat"] - counts["frames_chat"],
+            "writes": after["writes"] - counts["writes"],
+        }
 
     async def bare(self, size: int) -> dict[str, Any]:
         fds = self.worker.engine.descriptors(ROOM.encode())
@@ -133,9 +136,7 @@ class Server:
     async def bare_accept(self, count: int) -> dict[str, Any]:
         self.bare_fds = (ctypes.c_int * count)()
         listener = self.bare_listener.fileno()
-        cpu = await asyncio.to_thread(
-            self.floor.floor_accept, listener, self.bare_fds, count, ANSWER, len(ANSWER), 60
-        )
+        cpu = await asyncio.to_thread(self.floor.floor_accept, listener, self.bare_fds, count, ANSWER, len(ANSWER), 60)
         return {"cpu_ns": cpu}
 
     async def bare_close(self) -> dict[str, Any]:

@@ -89,6 +89,11 @@ class Broker(Protocol):
     A call may be cancelled. A cancelled append may or may not be stored; a cancelled subscribe leaves no subscription.
     """
 
+    @property
+    def connected(self) -> bool:
+        """There is a way to the logs, as far as is known just now."""
+        ...
+
     async def append(self, room: str, lane: int, batch: bytes, expected: int) -> Outcome:
         """Compare-and-set: stores `batch` as number `expected + 1`, if the lane's last number is `expected` now.
 

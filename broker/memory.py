@@ -215,6 +215,10 @@ class MemoryBroker:
         self._sinks: dict[str, Sink] = {}
         self._closed = False
 
+    @property
+    def connected(self) -> bool:
+        return not self._closed
+
     async def append(self, room: str, lane: int, batch: bytes, expected: int) -> Outcome:
         self._check()
         return self.store.append(room, lane, batch, expected)

@@ -11,6 +11,7 @@ import zstandard
 from edge import wire
 from edge.auth import LEEWAY_S, Identity
 from edge.errors import EdgeError
+from edge.publish import ack
 
 log = logging.getLogger("edge.ops")
 
@@ -89,7 +90,7 @@ class Ops:
         made = ""  # its id
 
         def done(status: str) -> None:
-            self._sockets.reply(id_, wire.ack(op.ref, made, status))
+            self._sockets.reply(id_, ack(op.ref, made, status))
 
         room = self._sockets.room_of(id_)
         claims = self._sockets.claims(id_)

@@ -1,6 +1,7 @@
 # What the settings mean to the engine: its bounds in its own units. Pure but for reading this process's descriptor limit.
 import ipaddress
 import resource
+from pathlib import Path
 
 from edge.config import Config
 
@@ -49,6 +50,14 @@ def engine_options(config: Config, anonymous: bool, group: bool) -> dict[str, in
         "hello": 1,
         "group": int(group),
     }
+
+
+def can_migrate() -> bool:
+    """What waits at a listener that is shut goes to the others of its port (net.ipv4.tcp_migrate_req), not to nowhere."""
+    try:
+        return Path("/proc/sys/net/ipv4/tcp_migrate_req").read_text().strip() == "1"
+    except OSError:
+        return False
 
 
 def trusted_networks(networks: tuple[str, ...]) -> list[tuple[bytes, int]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from broker.base import CHAT, MUST, Broker, BrokerError, Kind
+from broker.base import CHAT, MUST, Broker, BrokerError, Kind, Outcome
 from edge import wire
 from edge.auth import Identity
 from edge.errors import EdgeError
@@ -30,7 +30,12 @@ class Lanes:
         self.window = Window()
         self.flushing = False
         self.must = asyncio.Lock()  # one score at a time, so that a publisher's scores keep their order
-        self.score_ts = 0
+        self._ts = [0, 0]
+
+    def stamp(self, lane: int, now_ms: int) -> int:
+        """`ts` for the next batch of a lane, or what the last one had: it never goes back, whatever the clocks do."""
+        self._ts[lane] = max(self._ts[lane], now_ms)
+        return self._ts[lane]
 
     def busy(self) -> bool:
         return self.flushing or len(self.window) > 0 or self.must.locked()
@@ -50,6 +55,7 @@ class Publisher:
         self._flush_s = flush_ms / 1000
         self._viewers = viewers
         self._spawn = spawn
+        self.refused = 0  # comments that are certainly in no log, because there were too many or the broker could not
 
     async def comment(self, lanes: Lanes, identity: Identity, body: wire.CommentBody) -> wire.Message:
         """Its ack, once it is in a batch that is stored."""
@@ -61,11 +67,12 @@ class Publisher:
 
         made = wire.comment_id(identity.user, body.ref)
         self.offer(lanes, identity, body, made, done)
-        return wire.ack(body.ref, made, await told)
+        return ack(body.ref, made, await told)
 
     def offer(self, lanes: Lanes, identity: Identity, body: wire.CommentBody, made: str, done: Done) -> None:
         """Takes a comment with the id `made` into the room's window. `done` is called later, or at once for a known one."""
         if len(lanes.window) >= WAITING_COMMENTS:
+            self.refused += 1
             raise EdgeError("overloaded", retry_after=2)
         comment = wire.comment(made, identity.public(), body.x, _now_ms(), re=body.re, tier=identity.tier)
         lanes.window.add(comment, len(msgspec.json.encode(comment)) + 1, done)
@@ -76,49 +83,67 @@ class Publisher:
     async def _flush(self, lanes: Lanes) -> None:
         try:
             while taken := lanes.window.take():
-                ended = await self._append(lanes, CHAT, self._batch(lanes, [waiting.comment for waiting in taken]))
-                lanes.window.finish("published" if ended else "unknown")
+                comments = [waiting.comment for waiting in taken]
+                viewers = self._viewers(lanes)
+                lanes.window.finish(await self._settle(lanes, comments, viewers))
         finally:
             lanes.flushing = False
 
-    def _batch(self, lanes: Lanes, comments: list[wire.Message]) -> Callable[[int], wire.Message]:
-        ts = lanes.window.stamp(_now_ms())
-        viewers = self._viewers(lanes)
-        return lambda seq: wire.batch(seq, ts, comments, viewers=viewers)
+    async def _settle(self, lanes: Lanes, comments: list[wire.Message], viewers: int | None) -> str:
+        try:
+            stored = await self._append(lanes, CHAT, lambda seq, ts: wire.batch(seq, ts, comments, viewers=viewers))
+        except EdgeError:
+            self.refused += len(comments)
+            return "rejected"
+        return "published" if stored else "unknown"
 
     async def score(self, lanes: Lanes, event: dict[str, Any]) -> str:
         """The event's id on the must lane."""
         async with lanes.must:
-            ts = lanes.score_ts = max(lanes.score_ts, _now_ms())
-            seq = await self._append(lanes, MUST, lambda seq: wire.score(seq, ts, event))
+            seq = await self._append(lanes, MUST, lambda seq, ts: wire.score(seq, ts, event))
         if not seq:
             raise EdgeError("unavailable", "it is not known whether this was stored", retry_after=1)
         return f"m{seq}"
 
-    async def _append(self, lanes: Lanes, lane: int, make: Callable[[int], wire.Message]) -> int:
-        """Compare-and-set until it is stored: its number, or 0 where that is unknown. An unknown append is read back."""
+    async def _append(self, lanes: Lanes, lane: int, make: Callable[[int, int], wire.Message]) -> int:
+        """Compare-and-set until it is stored: its number, or 0 where that is unknown. `make` is given number and ts.
+
+        Raises `unavailable` when it is certainly not stored. What an append ended as is read from the log, never
+        guessed: until it is known, the very same batch is tried again, which cannot store it twice."""
         expected = lanes.heads[lane]
+        data = b""
+        unknown = False
         try:
             if not lanes.followed:
                 expected = await self._broker.head(lanes.name, lane)
             for _ in range(RETRIES):
-                data = msgspec.msgpack.encode(make(expected + 1))
+                data = data or msgspec.msgpack.encode(make(expected + 1, lanes.stamp(lane, _now_ms())))
                 outcome = await self._broker.append(lanes.name, lane, data, expected)
-                if outcome.kind is Kind.UNKNOWN:
+                unknown = unknown or outcome.kind is Kind.UNKNOWN
+                if unknown and outcome.kind is not Kind.STORED:
                     after = await self._broker.tail(lanes.name, lane, expected)
-                    if not after:
+                    if after and after[0] == (expected + 1, data):
+                        outcome = Outcome(Kind.STORED, expected + 1)
+                    elif after:
+                        outcome = Outcome(Kind.FENCED, after[-1][0])
+                    else:
                         continue
-                    stored = after[0] == (expected + 1, data)
-                    outcome = outcome._replace(
-                        kind=Kind.STORED if stored else Kind.FENCED, head=expected + 1 if stored else after[-1][0]
-                    )
                 if outcome.kind is Kind.STORED:
                     lanes.heads[lane] = max(lanes.heads[lane], outcome.head)
                     return outcome.head
-                expected = outcome.head
+                expected, data, unknown = outcome.head, b"", False
         except (BrokerError, ValueError) as error:
             log.warning("room %s: a batch could not be stored: %s", lanes.name, error)
-        return 0
+        if unknown:
+            return 0
+        raise EdgeError("unavailable", retry_after=1)
+
+
+def ack(ref: str | None, made: str, status: str) -> wire.Message:
+    """What became of a comment, as its author is told."""
+    if status == "rejected":
+        return wire.ack(ref, None, status, EdgeError("unavailable", retry_after=1))
+    return wire.ack(ref, made, status)
 
 
 def _now_ms() -> int:

@@ -28,9 +28,9 @@ from edge.api.serving import runner as http_runner
 from edge.auth import Identity, Tokens, check_name, dev
 from edge.config import Config
 from edge.errors import EdgeError
-from edge.metrics import exposition
+from edge.metrics import Board
 from edge.ops import Ops, ends, packed
-from edge.options import capacity, engine_options, trusted_networks
+from edge.options import can_migrate, capacity, engine_options, trusted_networks
 from edge.publish import Lanes, Publisher
 from edge.rooms.window import Done
 
@@ -43,6 +43,7 @@ GOODBYE_S = 2.0
 
 
 class _Batch(msgspec.Struct):
+    ts: int = 0
     m: list[msgspec.Raw] = []
 
 
@@ -60,12 +61,23 @@ class Room(Lanes):
 class Worker:
     """The engine's upcalls, the HTTP application's Service and the broker's Sink, in one place."""
 
-    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop, link: Broker, group: bool) -> None:
+    def __init__(
+        self,
+        config: Config,
+        loop: asyncio.AbstractEventLoop,
+        link: Broker,
+        group: bool,
+        number: int = 0,
+        board: Board | None = None,
+    ) -> None:
         self.config = config
         self.loop = loop
         self.broker = link
+        self.number = number
+        self.board = board or Board(1)
         self.body_bytes = config.limits.body_bytes
         self.cors_origin = config.server.cors_origin
+        self.busy = busy_answer(self.cors_origin)
         self.anonymous = config.auth.anonymous_view or config.server.dev
         self.tokens = None
         if config.auth.hs256_key:
@@ -73,19 +85,21 @@ class Worker:
                 config.auth.hs256_key, audience=config.auth.audience or None, issuer=config.auth.issuer or None
             )
         self.rooms: dict[str, Room] = {}
-        self.opens_waiting: deque[tuple[int, bytes, bytes, bytes]] = deque()
+        self.opens_waiting: deque[tuple[int, bytes, bytes | None, bytes | None]] = deque()
         self.tasks: set[asyncio.Task[Any]] = set()
         self.turning = False
         self.next_turn = self.turn  # bound once: a broadcast calls it a thousand times a second
         self.context = contextvars.copy_context()  # the same for all turns: a copy each would be for nothing
+        self.stopping = False
         self.http: Any = None
+        self.http_refused = 0
         self.arriving = 0  # connections on their way to the HTTP application
         self.engine = Engine(
             self,
             capacity(config),
             config.limits.rooms,
             secrets.randbits(64),
-            engine_options(config, self.anonymous, group),
+            engine_options(config, self.anonymous, group and can_migrate()),
             trusted_networks(config.server.proxy_trusted),
             config.server.cors_origin.encode(),
         )
@@ -129,7 +143,8 @@ class Worker:
             if len(self.http.server.connections) + self.arriving >= HTTP_CONNECTIONS:
                 with contextlib.suppress(OSError):
                     sock.recv(65536)  # what is unread when it is closed would make a reset of that, and lose the answer
-                    sock.send(BUSY)
+                    sock.send(self.busy)
+                self.http_refused += 1
                 sock.close()
             else:
                 self.arriving += 1
@@ -145,7 +160,7 @@ class Worker:
         finally:
             self.arriving -= 1
 
-    def opens(self, requests: list[tuple[int, bytes, bytes, bytes]]) -> None:
+    def opens(self, requests: list[tuple[int, bytes, bytes | None, bytes | None]]) -> None:
         self.opens_waiting.extend(requests)
         if len(self.opens_waiting) == len(requests):
             self._admit_some()
@@ -226,16 +241,15 @@ class Worker:
         room.heads = list(tail.heads)
 
     def batch(self, room: str, lane: int, seq: int, data: bytes) -> None:
-        count = 1
-        if lane == CHAT:
-            try:
-                count = len(msgspec.msgpack.decode(data, type=_Batch).m)
-            except msgspec.DecodeError:
-                count = 0  # the engine tells its viewers of a gap in its place
         it = self.rooms.get(room)
         if it is None:
             return  # let go just now
-        self.engine.append(it.key, lane, seq, count, data)
+        try:
+            found = msgspec.msgpack.decode(data, type=_Batch)
+        except msgspec.DecodeError:
+            found = _Batch()  # the engine tells its viewers of a gap in its place
+        it.stamp(lane, found.ts)
+        self.engine.append(it.key, lane, seq, len(found.m) if lane == CHAT else 1, data)
         it.heads[lane] = seq
         self.soon()
 
@@ -261,6 +275,7 @@ class Worker:
                 if room.followed:
                     self.engine.room_close(room.key)
                     self.spawn(self.broker.unsubscribe(name))
+        self._post()
         self.loop.call_later(1.0, self.housekeep)
 
     # What the HTTP application asks, and the ops of viewers.
@@ -291,47 +306,48 @@ class Worker:
         info = self.engine.room_info(lanes.name.encode())
         return int(info["viewers"]) if info else None
 
-    def snapshot(self, room: str) -> wire.Message:
+    async def snapshot(self, room: str) -> wire.Message:
         info = self.engine.room_info(room.encode())
-        if info is None:
-            heads = self.rooms[room].heads if room in self.rooms else [0, 0]
-            return {
-                "room": room,
-                "state": "live",
-                "viewers": 0,
-                "since": None,
-                "must": heads[MUST],
-                "chat": heads[CHAT],
-            }
-        since = f"i{info['incarnation']}.m{info['must']}.c{info['chat']}"
-        return {
-            "room": room,
-            "state": "live",
-            "viewers": info["viewers"],
-            "since": since,
-            "must": info["must"],
-            "chat": info["chat"],
-        }
+        since = None
+        if info is not None:
+            heads = [info["must"], info["chat"]]
+            since = f"i{info['incarnation']}.m{heads[MUST]}.c{heads[CHAT]}"
+        else:
+            try:
+                heads = [await self.broker.head(room, lane) for lane in (MUST, CHAT)]
+            except BrokerError:
+                raise EdgeError("unavailable", retry_after=1) from None
+        last = {"must": f"m{heads[MUST]}", "chat": f"c{heads[CHAT]}"}
+        viewers = info["viewers"] if info else 0
+        return {"room": room, "state": "live", "viewers": viewers, "since": since, "last": last}
 
     def adopt(self, sock_fd: int, head: bytes, peer: bytes) -> None:
         self.engine.adopt(sock_fd, head, peer)
         self.soon()
 
     def metrics(self) -> str:
-        figures = self.engine.counters()
+        self._post()
+        return self.board.exposition()
+
+    def _post(self) -> None:
+        figures: dict[str, int] = self.engine.counters()
         figures["http_connections"] = len(self.http.server.connections)
+        figures["http_refused"] = self.http_refused
+        figures["comments_refused"] = self.publisher.refused
         figures |= {f"memory_{name}": value for name, value in fast_sys.memory().items()}
-        return exposition(figures, {})
+        self.board.post(self.number, figures)
 
     def healthy(self) -> bool:
         return True
 
     def ready(self) -> bool:
-        return True
+        """New viewers are welcome, and what they say has somewhere to go."""
+        return not self.stopping and self.broker.connected
 
     # The end.
 
     async def stop(self) -> None:
+        self.stopping = True
         self.engine.unlisten()
         self.engine.end_all(1012, b"restart")
         self.soon()
@@ -347,33 +363,31 @@ class Worker:
         self.engine.close()
 
 
-def _busy() -> bytes:
+def busy_answer(cors_origin: str) -> bytes:
+    """What a request gets that there is no place for."""
     body = msgspec.json.encode(EdgeError("overloaded", retry_after=2).body()) + b"\n"
-    head = (
-        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 2\r\nConnection: close\r\n"
-    )
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    fields = ["Content-Type: application/json", "Retry-After: 2", "Connection: close", f"Content-Length: {len(body)}"]
+    if cors_origin:
+        fields.append(f"Access-Control-Allow-Origin: {cors_origin}")
+    return "\r\n".join(["HTTP/1.1 503 Service Unavailable", *fields, "", ""]).encode() + body
 
 
-BUSY = _busy()
+def _text(raw: bytes | None) -> str | None:
+    return None if raw is None else raw.decode("ascii", "replace")
 
 
-def _text(raw: bytes) -> str | None:
-    return raw.decode("ascii", "replace") if raw else None
-
-
-def _unquoted(raw: bytes) -> str | None:
-    return unquote_plus(raw.decode("ascii", "replace")) if raw else None
+def _unquoted(raw: bytes | None) -> str | None:
+    return None if raw is None else unquote_plus(raw.decode("ascii", "replace"))
 
 
 async def _serve(
-    config: Config, worker: int, group: bool, listen_fd: int, private_fd: int, ready: Callable[[], None]
+    config: Config, worker: int, group: bool, listen_fd: int, private_fd: int, board: Board, ready: Callable[[], None]
 ) -> None:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    it = Worker(config, loop, broker.open(config.broker.url), group)
+    it = Worker(config, loop, broker.open(config.broker.url), group, worker, board)
     it.http = http_runner(build(it), config.streams.keepalive_seconds)
     await it.http.setup()
     private = None
@@ -381,6 +395,8 @@ async def _serve(
         private = http_runner(build_private(it))
         await private.setup()
         await web.SockSite(private, socket.socket(fileno=private_fd)).start()
+    with contextlib.suppress(BrokerError):  # connected from the start, or told later that it is not
+        await it.broker.head("-", MUST)
     it.engine.listen(listen_fd)
     it.housekeep()
     # What is there now stays for good: a full collection over it would cost 20 ms and more, and find nothing.
@@ -395,8 +411,15 @@ async def _serve(
 
 
 def run(
-    config: Config, *, worker: int, workers: int, listen_fd: int, private_fd: int, ready: Callable[[], None]
+    config: Config,
+    *,
+    worker: int,
+    workers: int,
+    listen_fd: int,
+    private_fd: int,
+    board: Board,
+    ready: Callable[[], None],
 ) -> int:
     """Serves until SIGTERM or SIGINT; the exit status."""
-    uvloop.run(_serve(config, worker, workers > 1, listen_fd, private_fd, ready))
+    uvloop.run(_serve(config, worker, workers > 1, listen_fd, private_fd, board, ready))
     return 0

@@ -37,7 +37,7 @@ class Echo:
         if self.turning:
             self.loop.call_soon(self.turn)
 
-    def opens(self, requests: list[tuple[int, bytes, bytes, bytes]]) -> None:
+    def opens(self, requests: list[tuple[int, bytes, bytes | None, bytes | None]]) -> None:
         for id_, *_ in requests:
             self.engine.refuse(id_, 404, b"not_found", b"there is one room here")
 

@@ -5,7 +5,6 @@ For what no client library would send: halves of heads, pipelined requests, fram
 
 import json
 import os
-import socket
 import struct
 import time
 from types import TracebackType
@@ -69,7 +68,9 @@ class Raw:
         self.send(f"{method} {target} HTTP/1.1\r\nHost: edge\r\n{headers}\r\n")
 
     def post(self, target: str, body: bytes, headers: str = "") -> None:
-        self.send(f"POST {target} HTTP/1.1\r\nHost: edge\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode() + body)
+        self.send(
+            f"POST {target} HTTP/1.1\r\nHost: edge\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode() + body
+        )
 
     def more(self) -> bytes:
         """What comes next, of any length; b"" at the end."""
@@ -174,7 +175,7 @@ def drip(raw: Raw, data: bytes, every_s: float) -> float:
             raw.sock.sendall(data[at : at + 1])
             if raw.more() is not None:
                 break
-        except (TimeoutError, socket.timeout):
+        except TimeoutError:
             continue
         except ConnectionError:
             break

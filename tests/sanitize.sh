@@ -15,7 +15,7 @@ copy() {
     # What is no longer in the tree goes; what was compiled stays, so that the next build is a short one.
     (cd "$1" && find . -path ./build -prune -o -type f ! -name '*.so' ! -path './edge/_fast/*.c' -exec rm -f {} +)
     (cd "$root" && tar -c --exclude='*.so' --exclude='edge/_fast/*.c' --exclude=__pycache__ --exclude=node_modules \
-        edge broker tests setup.py pyproject.toml README.md) | tar -x -C "$1"
+        edge broker tests setup.py pyproject.toml README.md LICENSE) | tar -x -C "$1"
 }
 
 build() {

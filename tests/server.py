@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -59,7 +60,8 @@ class Server:
         said = self.stderr()
         ready = re.fullmatch(r"edge: ready on http://127\.0\.0\.1:(\d+)\n", line)
         private = re.search(r"edge: metrics and health on http://127\.0\.0\.1:(\d+)\n", said)
-        assert ready and private, (line, said)
+        assert ready, (line, said)
+        assert private, said
         return int(ready[1]), int(private[1])
 
     def stderr(self) -> str:
@@ -96,11 +98,16 @@ class Server:
         """A plain connection; from another address of the loopback network where `source` names one."""
         return socket.create_connection((HOST, self.port), PATIENCE_S, source_address=(source, 0) if source else None)
 
-    def figures(self) -> dict[str, int]:
-        """What the worker with the private listener counts, by Prometheus's name and labels."""
+    def figures(self, worker: str = "") -> Counter[str]:
+        """What is counted, by Prometheus's name and labels: by one worker, or by all together."""
         with urllib.request.urlopen(f"http://{HOST}:{self.private_port}/metrics", timeout=PATIENCE_S) as answer:
             lines = answer.read().decode().splitlines()
-        return {name: int(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+        found: Counter[str] = Counter()
+        for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#"):
+            whose = re.search(r',?worker="(\d+)"', name)
+            if not worker or (whose and whose[1] == worker):
+                found[name.replace(whose[0], "").removesuffix("{}") if whose else name] += int(float(value))
+        return found
 
 
 @contextlib.contextmanager

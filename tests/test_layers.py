@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "edge.ingest": LEAVES,
     "edge.api": LEAVES | {"edge.auth", "edge.metrics"},
     "edge.archive": LEAVES,
-    "edge.ops": LEAVES | {"edge.auth"},
+    "edge.ops": LEAVES | {"edge.auth", "edge.publish"},
     "edge.publish": LEAVES | {"edge.auth", "edge.rooms", "broker"},
     "edge.worker": LEAVES
     | {
@@ -44,7 +44,13 @@ MAY_IMPORT: dict[str, set[str]] = {
         "edge.options",
     }
     | {"broker"},
-    "edge.host": {"edge.config", "edge.errors", "edge.worker", "broker.local"},  # the last: a process of the box too
+    "edge.host": {
+        "edge.config",
+        "edge.errors",
+        "edge.metrics",
+        "edge.worker",
+        "broker.local",
+    },  # the last: a process of the box too
     "edge.cli": {"edge", "edge.config", "edge.errors", "edge.host"},
     "broker": set(),
     "broker.local": {"broker"},

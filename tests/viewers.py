@@ -1,7 +1,7 @@
-"""Viewers of every kind, on clients that nobody here wrote: `websockets` for sockets, aiohttp for event streams and polls.
+"""Viewers of every kind, on clients that nobody here wrote: `websockets` for sockets, aiohttp for streams and polls.
 
-Each checks what the protocol promises of positions: on each lane ids are contiguous, but for the gaps that are announced,
-and the position it is told is the one it has counted.
+Each checks what the protocol promises of positions: on each lane ids are contiguous, but for the gaps that are
+announced, and the position it is told is the one it has counted.
 """
 
 import asyncio
@@ -22,7 +22,12 @@ from tests.server import PATIENCE_S, Server
 SOCKETS = ("json", "msgpack", "zstd", "deflate")
 STREAMS = (*SOCKETS, "sse")
 ALL = (*STREAMS, "poll")
-PROTOCOLS = {"json": "edge.v1.json", "msgpack": "edge.v1.msgpack", "zstd": "edge.v1.msgpack.zstd", "deflate": "edge.v1.json"}
+PROTOCOLS = {
+    "json": "edge.v1.json",
+    "msgpack": "edge.v1.msgpack",
+    "zstd": "edge.v1.msgpack.zstd",
+    "deflate": "edge.v1.json",
+}
 
 Message = dict[str, Any]
 
@@ -63,10 +68,9 @@ class Seat:
 class Viewer:
     """`next` gives messages, one at a time, the hello first where there is one."""
 
-    hello: Message = {}
-
     def __init__(self) -> None:
         self.seat = Seat()
+        self.hello: Message = {}
 
     async def next(self) -> Message:
         async with asyncio.timeout(PATIENCE_S):
@@ -272,9 +276,7 @@ class Publisher:
             await self.comment(text)
 
     async def score(self, **event: Any) -> str:
-        async with self.http.post(
-            f"/v1/rooms/{self.room}/score", params={"user": self.user}, json=event
-        ) as answer:
+        async with self.http.post(f"/v1/rooms/{self.room}/score", params={"user": self.user}, json=event) as answer:
             told = await answer.json()
             assert answer.status == 201, told
             return str(told["id"])

@@ -115,6 +115,10 @@ cdef enum:
     EVENT_FAIL = 4              # the peer broke the protocol
     EVENT_HANDOFF = 5
 
+cdef enum:                      # in the code of EVENT_OPEN: given, though it may be empty
+    EVENT_TOKEN = 1
+    EVENT_USER = 2
+
 ctypedef struct Events:
     Event* list
     uint8_t* arena

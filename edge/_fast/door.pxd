@@ -26,6 +26,7 @@ ctypedef struct Door:
     Trusted trusted[TRUSTED]
     uint32_t listener_n
     uint32_t trusted_n
+    uint32_t accepts            # in this turn
     int timer_fd
 
 cdef int door_accept(Core* k, Door* d, Listener* l) noexcept nogil             # how many

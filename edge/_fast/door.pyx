@@ -5,7 +5,7 @@ from edge._fast.conn cimport (FLAG_KEEP, FLAG_MUST, FLAG_PROXY, FLAG_SERVED, KIN
                               Conn, Io, conn_give, conn_id, conn_io, conn_open, timer_set)
 from edge._fast.const cimport (ENC_DEFLATE, ENC_JSON, ENC_POLL, ENC_SSE, LANE_CHAT, LANE_MUST, STREAM_NONE, STREAM_POLL, STREAM_SSE,
                                STREAM_WS)
-from edge._fast.core cimport EVENT_HANDOFF, EVENT_OPEN, Event, core_join, core_kill, core_random, core_ready, event_add, event_bytes
+from edge._fast.core cimport EVENT_HANDOFF, EVENT_OPEN, EVENT_TOKEN, EVENT_USER, Event, core_join, core_kill, core_random, core_ready, event_add, event_bytes
 from edge._fast.farewell cimport farewell_refuse
 from edge._fast.http cimport HttpHead, http_parse
 from edge._fast.log cimport log_back
@@ -81,7 +81,7 @@ cdef int door_accept(Core* k, Door* d, Listener* l) noexcept nogil:
     cdef socklen_t size
     cdef uint32_t slot
     cdef int fd, n = 0
-    while n < ACCEPTS and k.table.slots.free > 0:
+    while d.accepts < ACCEPTS and k.table.slots.free > 0:
         size = sizeof(a)
         fd = accept4(l.fd, <sockaddr*>&a, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
         if fd < 0:
@@ -91,6 +91,7 @@ cdef int door_accept(Core* k, Door* d, Listener* l) noexcept nogil:
                 l.paused = 2
             return n
         n += 1
+        d.accepts += 1
         k.count.accepted += 1
         slot = door_take(k, fd)
         if slot == NONE:
@@ -212,7 +213,7 @@ cdef void door_stream(Core* k, uint32_t slot, HttpHead* head, bint more) noexcep
         j.has_since = 1
     if head.stream == STREAM_WS and not door_upgrade(k, slot, head, &j):
         return
-    if k.opt.anonymous and head.token.len == 0 and head.user.len == 0:
+    if k.opt.anonymous and head.token.ptr == NULL and head.user.ptr == NULL:
         room = room_find(&k.rooms, head.room.ptr, head.room.len)
         if room != NULL:
             door_join(k, slot, &j, room)
@@ -261,6 +262,7 @@ cdef void door_park(Core* k, uint32_t slot, Conn* c, HttpHead* head, Join* j) no
         return
     e.token_len = head.token.len
     e.user_len = head.user.len
+    e.code = (EVENT_TOKEN if head.token.ptr != NULL else 0) | (EVENT_USER if head.user.ptr != NULL else 0)
     e.op = j.stream
     c.kind = KIND_PARKED
     timer_set(&k.table, slot, k.now, k.opt.head_ms * 2)

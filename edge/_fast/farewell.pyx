@@ -2,7 +2,7 @@
 from libc.stdint cimport uint8_t
 from libc.stdio cimport snprintf
 
-from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_CLOSE_SENT, FLAG_RESET, FLAG_SHUT, KIND_CLOSING, KIND_DEAD, KIND_POLL, KIND_SSE,
+from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_CLOSE_SENT, FLAG_KEEP, FLAG_RESET, FLAG_SHUT, KIND_CLOSING, KIND_DEAD, KIND_POLL, KIND_SSE,
                               KIND_WS, Conn, Io, conn_unblock)
 from edge._fast.const cimport LANE_MUST
 from edge._fast.core cimport core_close, core_kill, core_random, core_ready, core_room
@@ -60,6 +60,7 @@ cdef void farewell_close(Core* k, uint32_t slot, int code, const char* reason, u
         if out_reply(k, slot, frame, ws_close(frame, code, reason)) == OUT_DEAD:
             return
     if c.kind == KIND_POLL:
+        c.flags &= ~FLAG_KEEP
         poll_empty(k, slot)
     if c.kind != KIND_DEAD:
         core_close(k, slot)
@@ -95,8 +96,10 @@ cdef void farewell_slow(Core* k, uint32_t slot, uint64_t* cause) noexcept nogil:
     # In the middle of a frame nothing else can be said: the peer would take it for the rest of the frame.
     if io == NULL or (io.frame == NULL and io.pre_at == io.pre_len and io.out_at == io.out_len):
         n = farewell_hint(k, c, out)
-        if n:
-            send(c.fd, out, n, MSG_DONTWAIT | MSG_NOSIGNAL)
+        if n and send(c.fd, out, n, MSG_DONTWAIT | MSG_NOSIGNAL) == <ssize_t>n:
+            cause[0] += 1
+            core_close(k, slot)         # a reset now could overtake it
+            return
     c.flags |= FLAG_RESET
     core_kill(k, slot, cause)
 

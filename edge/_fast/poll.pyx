@@ -5,7 +5,7 @@ from edge._fast.conn cimport (FLAG_HIDDEN, FLAG_KEEP, FLAG_MUST, FLAG_SERVED, KI
 from edge._fast.const cimport ENC_JSON, LANE_CHAT, LANE_MUST
 from edge._fast.core cimport core_close, core_kill, core_leave, core_ready, core_room
 from edge._fast.frame cimport Frame, frame_data
-from edge._fast.log cimport Log, log_frame
+from edge._fast.log cimport Log, log_back, log_frame
 from edge._fast.registry cimport registry_remove
 from edge._fast.room cimport Room
 from edge._fast.sse cimport Vector, gap_write, u64_write, vector_write
@@ -46,15 +46,19 @@ cdef void text_vector(Text* t, Vector* v) noexcept nogil:
 cdef void poll_lane(Core* k, Text* t, Log* g, uint64_t* cursor) noexcept nogil:
     cdef uint8_t gap[96]
     cdef Frame* f
+    cdef uint64_t to
     if cursor[0] >= g.head:
         return
-    if cursor[0] + 1 < g.tail:
+    to = max(cursor[0], g.tail - 1)
+    if g.lane == LANE_CHAT:             # every poll is a resume, and has a resume's bound
+        to = log_back(g, to, ~<uint64_t>0, k.opt.resume_bytes, ENC_JSON)
+    if to > cursor[0]:
         if t.n:
             text_lit(t, ",")
-        text_add(t, gap, gap_write(gap, 109 if g.lane == LANE_MUST else 99, cursor[0] + 1, g.tail - 1))
-        k.count.skipped += g.tail - 1 - cursor[0]
+        text_add(t, gap, gap_write(gap, 109 if g.lane == LANE_MUST else 99, cursor[0] + 1, to))
+        k.count.skipped += to - cursor[0]
         k.count.gaps += 1
-        cursor[0] = g.tail - 1
+        cursor[0] = to
     while cursor[0] < g.head and t.n < POLL_BYTES:
         f = log_frame(g, cursor[0] + 1, ENC_JSON)
         if f == NULL:

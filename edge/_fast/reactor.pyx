@@ -11,7 +11,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_HIDDEN, FLAG_MUST, FLAG_SKIP, KIND_FREE, KIND_HEAD, KIND_PARKED, KIND_SSE, KIND_WS, Conn, Join, conn_find, conn_id, table_wake, timer_waits)
 from edge._fast.const cimport (ENC_DEFLATE, ENC_JSON, ENC_MSGPACK, ENC_POLL, ENC_SSE, ENC_ZSTD, LANE_CHAT,
                                LANE_MUST)
-from edge._fast.core cimport (EVENT_CLOSE, EVENT_HANDOFF, EVENT_MESSAGE, EVENT_OPEN, ORIGIN_MAX, Core, Event, core_free, core_init,
+from edge._fast.core cimport (EVENT_CLOSE, EVENT_HANDOFF, EVENT_MESSAGE, EVENT_OPEN, EVENT_TOKEN, EVENT_USER, ORIGIN_MAX, Core, Event, core_free, core_init,
                               core_kill, core_leave, core_let_go, core_ready, core_reap, core_room, events_clear)
 from edge._fast.door cimport LISTENERS, TRUSTED, Door, door_adopt, door_join
 from edge._fast.fanout cimport fanout_begin, fanout_forget, fanout_pending, fanout_slice
@@ -161,7 +161,11 @@ cdef class Engine:
             p = e.own if e.own != NULL else k.events.arena + e.at
             if e.kind == EVENT_OPEN:
                 n = e.len - e.token_len - e.user_len
-                opens.append((e.id, p[:n], p[n:n + e.token_len], p[n + e.token_len:e.len]))
+                opens.append((
+                    e.id, p[:n],
+                    p[n:n + e.token_len] if e.code & EVENT_TOKEN else None,
+                    p[n + e.token_len:e.len] if e.code & EVENT_USER else None,
+                ))
             elif e.kind == EVENT_MESSAGE:
                 payload = PyBytes_FromStringAndSize(<char*>p, e.len)
                 code = 0

@@ -5,7 +5,7 @@ from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_PINGED, FLAG_RESET, FLAG_SERVED
                               KIND_POLL, KIND_SSE, KIND_WS, Conn, conn_find, table_clock, table_second, timer_due, timer_set)
 from edge._fast.const cimport LANE_CHAT
 from edge._fast.core cimport core_kill, core_ready, core_ready_take
-from edge._fast.door cimport Listener, door_accept, door_read
+from edge._fast.door cimport ACCEPTS, Listener, door_accept, door_read
 from edge._fast.farewell cimport farewell_behind, farewell_refuse, farewell_slow, farewell_step
 from edge._fast.out cimport OUT_BEHIND, OUT_MORE, out_flush, out_unblocked
 from edge._fast.poll cimport poll_empty
@@ -145,7 +145,8 @@ cdef void turn(Core* k, Door* d, uint64_t until) noexcept nogil:
     cdef uint32_t slot, waiting
     cdef int i, n, left = EVENTS
     # Asked again while there is something: in a storm of joins, a turn of the loop for each would cost as much as the join.
-    while left > 0 and k.now < until:
+    d.accepts = 0
+    while left > 0 and d.accepts < ACCEPTS and k.now < until:
         n = epoll_wait(k.epfd, events, left, 0)
         if n <= 0:
             break

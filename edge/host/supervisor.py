@@ -23,6 +23,7 @@ import msgspec
 from edge.config import Config
 from edge.host import listen
 from edge.host.child import TOLD_BY, Body, Child
+from edge.metrics import Board
 
 log = logging.getLogger("edge.host")
 
@@ -42,6 +43,7 @@ class Run(Protocol):
         workers: int,
         listen_fd: int,
         private_fd: int,
+        board: Board,
         ready: Callable[[], None],
     ) -> int: ...
 
@@ -56,14 +58,17 @@ def run(config: Config, listeners: list[socket.socket], private: socket.socket, 
     listen_fds, private_fd = [sock.detach() for sock in listeners], private.detach()
     if len(listen_fds) == 1:
         worker = worker_run or _worker_run()
-        return worker(config, worker=0, workers=1, listen_fd=listen_fds[0], private_fd=private_fd, ready=announce)
+        return worker(
+            config, worker=0, workers=1, listen_fd=listen_fds[0], private_fd=private_fd, board=Board(1), ready=announce
+        )
 
+    board = Board(len(listen_fds))
     with _broker_folder(config) as path:
         if path:
             broker = msgspec.structs.replace(config.broker, url=f"local:{path}")
             config = msgspec.structs.replace(config, broker=broker)
         bodies: list[Body] = [
-            functools.partial(_work, worker_run, config, number, listen_fds, private_fd)
+            functools.partial(_work, worker_run, config, number, listen_fds, private_fd, board)
             for number in range(len(listen_fds))
         ]
         return Supervisor(bodies, announce, path, [*listen_fds, private_fd]).run()
@@ -94,6 +99,7 @@ def _work(
     number: int,
     listen_fds: list[int],
     private_fd: int,
+    board: Board,
     ready: Callable[[], None],
 ) -> int:
     """A worker's body. Worker 0 has the private listener."""
@@ -109,6 +115,7 @@ def _work(
         workers=len(listen_fds),
         listen_fd=listen_fds[number],
         private_fd=-1 if number else private_fd,
+        board=board,
         ready=ready,
     )
 

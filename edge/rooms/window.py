@@ -10,7 +10,7 @@ BATCH_COMMENTS = 200
 RECENT = 4096
 
 Done = Callable[[str], None]
-"""Told once what became of a comment: `published` or `unknown`."""
+"""Told once what became of a comment: `published`, `rejected` (it is certainly in no log) or `unknown`."""
 
 
 class Waiting:
@@ -35,7 +35,6 @@ class Window:
         self._waiting: OrderedDict[str, Waiting] = OrderedDict()
         self._under_way: dict[str, Waiting] = {}
         self._recent: OrderedDict[str, None] = OrderedDict()
-        self._ts = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -70,8 +69,3 @@ class Window:
                 if len(self._recent) > RECENT:
                     self._recent.popitem(last=False)
             waiting.tell(status)
-
-    def stamp(self, now_ms: int) -> int:
-        """`ts` of the next batch: it never goes back, whatever the clock does."""
-        self._ts = max(self._ts, now_ms)
-        return self._ts

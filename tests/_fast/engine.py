@@ -90,7 +90,12 @@ class Viewer:
         way = {SSE: "sse", POLL: "poll"}.get(self.enc, "ws")
         lines = [f"GET /v1/rooms/{room}/{way}{query} HTTP/1.1", "Host: test", *(fields or [])]
         if way == "ws":
-            lines += ["Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {KEY}"]
+            lines += [
+                "Upgrade: websocket",
+                "Connection: Upgrade",
+                "Sec-WebSocket-Version: 13",
+                f"Sec-WebSocket-Key: {KEY}",
+            ]
             if self.enc in PROTOCOLS:
                 lines.append(f"Sec-WebSocket-Protocol: {PROTOCOLS[self.enc]}")
             elif self.enc == DEFLATE:
@@ -264,7 +269,13 @@ class Viewer:
 def frame(data: bytes, op: int = 1, fin: bool = True, rsv1: bool = False) -> bytes:
     """A client's frame, masked with zeros: unmasking has tests of its own."""
     n = len(data)
-    size = bytes([0x80 | n]) if n < 126 else b"\xfe" + n.to_bytes(2, "big") if n < 65536 else b"\xff" + n.to_bytes(8, "big")
+    size = (
+        bytes([0x80 | n])
+        if n < 126
+        else b"\xfe" + n.to_bytes(2, "big")
+        if n < 65536
+        else b"\xff" + n.to_bytes(8, "big")
+    )
     return bytes([fin << 7 | rsv1 << 6 | op]) + size + bytes(4) + data
 
 
@@ -296,7 +307,9 @@ class Rig:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
         if error is None:
             assert fast_sys.memory() == self.memory

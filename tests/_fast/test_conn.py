@@ -87,7 +87,9 @@ class WheelMachine(RuleBasedStateMachine):
         self.now = now
         self.due_at: dict[int, int] = {}
 
-    @rule(slot=st.integers(0, SLOTS - 1), in_ms=st.sampled_from([0, 1, 99, 100, 101, 150, 999, 5000, 60_000, 3_600_000]))
+    @rule(
+        slot=st.integers(0, SLOTS - 1), in_ms=st.sampled_from([0, 1, 99, 100, 101, 150, 999, 5000, 60_000, 3_600_000])
+    )
     def arm(self, slot: int, in_ms: int) -> None:
         self.table.set(slot, self.now, in_ms)
         self.due_at[slot] = self.now + in_ms
@@ -114,7 +116,11 @@ class WheelMachine(RuleBasedStateMachine):
         self.now += turns * TURN_MS + ms
         self._check()
 
-    @rule(ms=st.sampled_from([200, 5000, 2 * TURN_MS]), slot=st.integers(0, SLOTS - 1), in_ms=st.sampled_from([0, 100, 7000]))
+    @rule(
+        ms=st.sampled_from([200, 5000, 2 * TURN_MS]),
+        slot=st.integers(0, SLOTS - 1),
+        in_ms=st.sampled_from([0, 100, 7000]),
+    )
     def arm_before_the_wheel_has_come_to_now(self, ms: int, slot: int, in_ms: int) -> None:
         """As a read does, that comes before the timers in a turn."""
         self.now += ms

@@ -15,7 +15,12 @@ from tests._fast.engine import DEFLATE, JSON, MSGPACK, MUST, POLL, SSE, ZSTD, bo
 
 __all__ = ["nothing_kept"]
 
-HEADS = {JSON: 0x80 | Opcode.TEXT, DEFLATE: 0xC0 | Opcode.TEXT, MSGPACK: 0x80 | Opcode.BINARY, ZSTD: 0x80 | Opcode.BINARY}
+HEADS = {
+    JSON: 0x80 | Opcode.TEXT,
+    DEFLATE: 0xC0 | Opcode.TEXT,
+    MSGPACK: 0x80 | Opcode.BINARY,
+    ZSTD: 0x80 | Opcode.BINARY,
+}
 texts = st.text(max_size=60)
 messages = st.fixed_dictionaries(
     {"t": st.sampled_from(["batch", "score", "del", "state"]), "id": st.just("c5")},

@@ -21,7 +21,11 @@ def canon(seq: int, size: int) -> bytes:
 
 
 class LogMachine(RuleBasedStateMachine):
-    @initialize(lane=st.sampled_from([MUST, CHAT]), limit=st.sampled_from([100, 1000, 5000]), head=st.sampled_from([0, 7, 2**40]))
+    @initialize(
+        lane=st.sampled_from([MUST, CHAT]),
+        limit=st.sampled_from([100, 1000, 5000]),
+        head=st.sampled_from([0, 7, 2**40]),
+    )
     def begin(self, lane: int, limit: int, head: int) -> None:
         self.log, self.limit, self.head, self.tail = LogProbe(lane, limit, head), limit, head, head + 1
         self.batches: dict[int, tuple[bytes, int]] = {}
@@ -34,7 +38,11 @@ class LogMachine(RuleBasedStateMachine):
         self.batches = {seq: batch for seq, batch in self.batches.items() if seq >= tail}
         self.warm = {(seq, enc) for seq, enc in self.warm if seq >= tail}
 
-    @rule(jump=st.sampled_from([1, 1, 1, 1, 1, 1, 2, 50, 0, -3]), size=st.sampled_from([0, 20, 80, 300]), count=st.integers(0, 5))
+    @rule(
+        jump=st.sampled_from([1, 1, 1, 1, 1, 1, 2, 50, 0, -3]),
+        size=st.sampled_from([0, 20, 80, 300]),
+        count=st.integers(0, 5),
+    )
     def append(self, jump: int, size: int, count: int) -> None:
         seq = max(0, self.head + jump)
         data = canon(seq, size)
@@ -94,7 +102,12 @@ class LogMachine(RuleBasedStateMachine):
         self.log.cool()
         self.warm = set()
 
-    @rule(low=st.integers(0, 30), comments=st.integers(0, 20), limit=st.sampled_from([0, 100, 900, 10**6]), enc=st.sampled_from(FRAMED))
+    @rule(
+        low=st.integers(0, 30),
+        comments=st.integers(0, 20),
+        limit=st.sampled_from([0, 100, 900, 10**6]),
+        enc=st.sampled_from(FRAMED),
+    )
     def back(self, low: int, comments: int, limit: int, enc: int) -> None:
         low = max(0, self.head - low)
         found = self.log.back(low, comments, limit, enc)

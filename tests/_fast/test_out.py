@@ -26,13 +26,16 @@ def blocked_viewer(rig: Rig, enc: int = JSON, lane: int = CHAT) -> Viewer:
 def test_small_messages_in_each_encoding(enc: int) -> None:
     data, pack = b'{"t":"gap"}', b"\x81\xa1t\xa3gap"
     found = small(enc, data, pack, b"gap")
-    assert found == {
-        JSON: b"\x81\x0b" + data,
-        DEFLATE: b"\x81\x0b" + data,
-        MSGPACK: b"\x82\x07" + pack,
-        ZSTD: b"\x82\x10\x28\xb5\x2f\xfd\x20\x07\x39\x00\x00" + pack,
-        SSE: b"event: gap\ndata: " + data + b"\n\n",
-    }[enc]
+    assert (
+        found
+        == {
+            JSON: b"\x81\x0b" + data,
+            DEFLATE: b"\x81\x0b" + data,
+            MSGPACK: b"\x82\x07" + pack,
+            ZSTD: b"\x82\x10\x28\xb5\x2f\xfd\x20\x07\x39\x00\x00" + pack,
+            SSE: b"event: gap\ndata: " + data + b"\n\n",
+        }[enc]
+    )
 
 
 @pytest.mark.parametrize("enc", STREAMS)
@@ -196,7 +199,9 @@ def test_a_viewer_that_reads_slowly_is_not_closed() -> None:
             rig.until(lambda: viewer.read(3000))
             moved = rig.engine.describe(viewer.id)
             assert moved is not None
-            rig.until(lambda before=moved["sent"]: viewer.read(2000) and rig.engine.describe(viewer.id)["sent"] > before)
+            rig.until(
+                lambda before=moved["sent"]: viewer.read(2000) and rig.engine.describe(viewer.id)["sent"] > before
+            )
             if not rig.blocked(viewer):
                 rig.block(viewer, "a")
         assert rig.count("closed_slow") == 0

@@ -46,7 +46,7 @@ async def test_everything_on_one_connection(server: Server, room: str) -> None:
                 assert [m["id"] for m in told["m"]] == [f"c{number}"]
                 since = {"since": told["since"]}
             async with http.get(f"/v1/rooms/{room}") as answer:
-                assert (await answer.json())["chat"] == number
+                assert (await answer.json())["last"]["chat"] == f"c{number}"
         assert server.figures()["edge_accepted_total"] == before + 1
         async with http.get(f"/v1/rooms/{room}/sse", params=since) as answer:
             assert b"retry: " in await answer.content.readline()

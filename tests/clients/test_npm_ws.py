@@ -47,7 +47,13 @@ class Node:
 async def node(url: str, protocol: str = "", **options: Any) -> AsyncIterator[Node]:
     script = str(HERE / "npm_ws.mjs")
     process = await asyncio.create_subprocess_exec(
-        "node", script, url, protocol, json.dumps(options), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        "node",
+        script,
+        url,
+        protocol,
+        json.dumps(options),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
     )
     try:
         yield Node(process)

@@ -153,11 +153,11 @@ class Trial:
 
     # ---- the program above ----
 
-    def opens(self, requests: list[tuple[int, bytes, bytes, bytes]]) -> None:
+    def opens(self, requests: list[tuple[int, bytes, bytes | None, bytes | None]]) -> None:
         for id_, room, token, user in requests:
-            if token == self.secret and len(user) == 2:
+            if token == self.secret and user and len(user) == 2:
                 self.whose[id_] = self.clients[int(user[1:])]
-            self.parked.append((id_, room, user))
+            self.parked.append((id_, room, user or b""))
             if self.script.byte() & 7:
                 self.decide(-1)
 
@@ -370,7 +370,7 @@ class Trial:
             if not self.script:
                 break
             what = self.script.byte()
-            STEPS[what % len(STEPS)](self)
+            STEPS[(what & 127) % len(STEPS)](self)
             if what & 128:
                 self.turn()
         self.eventually(self.check_viewers)

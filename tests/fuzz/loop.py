@@ -1,7 +1,7 @@
-"""A fuzzer of our own, for every machine: seeds from the golden files, mutations, and coverage where the build gives it.
+"""A fuzzer of our own, for every machine: seeds, mutations, and coverage where the build gives it (see cover.c).
 
-`python -m tests.fuzz.loop TARGET --seconds N` runs it, with --corpus and --crashes to keep what it finds; --seeds FOLDER
-only writes the seeds, --replay FILE runs one input. It owns its process's child: a crash there is saved, not shared.
+`python -m tests.fuzz.loop TARGET --seconds N` runs it, with --corpus and --crashes to keep what it finds;
+--seeds FOLDER only writes the seeds, --replay FILE runs one input. It fuzzes in a child and saves what that dies of.
 """
 
 import argparse

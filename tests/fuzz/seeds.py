@@ -1,4 +1,4 @@
-"""What fuzzing starts from: the golden files of tests/_fast in each target's own spelling, and scripts for the engine."""
+"""What fuzzing starts from: the golden files of tests/_fast as each target spells them, and scripts for the engine."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ VECTORS = (b"i3.m12.c345", b"i18446744073709551615.m18446744073709551615.c184467
 
 
 def of(name: str) -> list[bytes]:
-    return [seed for seed in _MAKERS[name]() if len(seed) <= LONGEST]
+    return sorted({seed for seed in _MAKERS[name]() if len(seed) <= LONGEST})
 
 
 def _http() -> Iterator[bytes]:
@@ -43,21 +43,25 @@ def _ws() -> Iterator[bytes]:
 
 
 def _engine() -> Iterator[bytes]:
-    """Scripts: a byte for options and one for bounds, then steps; 128 added to a step is a turn behind it."""
+    """Scripts: a byte for options and one for bounds, then steps."""
     from tests.fuzz.fuzz_engine import STEPS
 
     at = {step.__name__.removeprefix("step_"): index for index, step in enumerate(STEPS)}
 
     def step(name: str, *rest: int, data: bytes = b"") -> bytes:
-        return bytes((at[name] + (-(at[name] + 1) % len(STEPS) and 0), *rest)) + data
+        return bytes((at[name], *rest)) + data
 
     def raw(client: int, data: bytes, cut: int = 0) -> bytes:
         return step("raw", client, len(data) >> 8, len(data) & 255, data=data + bytes((cut,)))
 
     for head in _http():
+        if len(head) > LONGEST:
+            continue
         yield b"\1\0" + raw(0, head) + step("turn") + raw(0, b"\x89\x80\1\2\3\4", 1)
         yield b"\0\0" + raw(0, head, 50) + step("turn") + step("decide", 0) + step("turn")
     for wire, deflate in _ws_goldens():
+        if len(wire) > LONGEST:
+            continue
         yield b"\1\0" + step("stream", 0, 16, int(deflate), 0, 0) + step("turn") + raw(0, wire) + step("turn")
         yield b"\1\0" + step("stream", 0, 0, int(deflate), 0, 0) + raw(0, wire, 3)
     for proxy in PROXIES:

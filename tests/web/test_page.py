@@ -89,7 +89,7 @@ class Script:
         self.scores.append(event)
         return "m1"
 
-    def snapshot(self, room: str) -> wire.Message:
+    async def snapshot(self, room: str) -> wire.Message:
         return {}
 
     def metrics(self) -> str:

@@ -31,7 +31,9 @@ LOCAL = SIGNATURE + struct.pack("!BBH", 0x20, 0, 0)
 
 @pytest.fixture(scope="module")
 def proxied() -> Iterator[Server]:
-    with Server(server_proxy_protocol=True, server_proxy_trusted=f"{HOST}/32", limits_connections_per_ip=LIMIT) as server:
+    with Server(
+        server_proxy_protocol=True, server_proxy_trusted=f"{HOST}/32", limits_connections_per_ip=LIMIT
+    ) as server:
         yield server
 
 
@@ -75,7 +77,9 @@ def test_the_limit_sees_the_viewer(header: object, same: str, other: str, server
 
 def test_a_header_in_pieces_and_in_one_with_the_request(server: Server, room: str) -> None:
     request_ = f"GET /v1/rooms/{room}/ws HTTP/1.1\r\nHost: a\r\n{UPGRADE}\r\n".encode()
-    for number, header in enumerate((v1("203.0.113.20"), v2("203.0.113.21", b"\x04\x00\x03abc"), b"PROXY UNKNOWN\r\n", LOCAL)):
+    for number, header in enumerate(
+        (v1("203.0.113.20"), v2("203.0.113.21", b"\x04\x00\x03abc"), b"PROXY UNKNOWN\r\n", LOCAL)
+    ):
         with Raw(server, first=header + request_) as raw:
             assert raw.head()[0] == 101, number
         with Raw(server) as raw:
@@ -94,7 +98,12 @@ def test_what_is_handed_over_comes_without_its_header(server: Server, room: str)
 
 
 def test_a_trusted_source_must_say(server: Server) -> None:
-    for first in (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"PROXY TCP4 x\r\n", SIGNATURE[:11] + b"x", b"PROXY " + b"x" * 200):
+    for first in (
+        b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"PROXY TCP4 x\r\n",
+        SIGNATURE[:11] + b"x",
+        b"PROXY " + b"x" * 200,
+    ):
         with Raw(server, first=first) as raw:
             assert raw.ended()
             assert raw.unread == b""

@@ -21,7 +21,7 @@ async def test_two_workers_are_one_server() -> None:
                 """Each worker has a viewer of each room. Which one takes a connection is the kernel's choice."""
                 for kind in ("json", "zstd", "sse"):
                     viewers.append(await stack.enter_async_context(viewer(server, kind, "both")))
-                figures = server.figures()
+                figures = server.figures("0")
                 here = sum(figures[f'edge_viewers{{encoding="{kind}"}}'] for kind in ("json", "zstd", "sse"))
                 return len(viewers) >= 12 and 0 < here < len(viewers)
 
@@ -94,19 +94,18 @@ def test_the_end_does_not_wait_for_who_does_not_listen(number: signal.Signals) -
 
 
 def test_a_full_table_makes_others_wait() -> None:
-    with Server(limits_connections=4) as server:
-        with contextlib.ExitStack() as stack:
-            held = [stack.enter_context(Raw(server)) for _ in range(4)]
-            for raw in held:
-                raw.upgrade("full")
-            late = stack.enter_context(Raw(server))
-            late.sock.settimeout(0.3)
-            with pytest.raises(TimeoutError):
-                late.upgrade("full")
-            late.sock.settimeout(15)
-            held[0].sock.close()
-            assert late.head()[0] == 101
-            assert until(lambda: server.figures()["edge_connections"] == 4)
+    with Server(limits_connections=4) as server, contextlib.ExitStack() as stack:
+        held = [stack.enter_context(Raw(server)) for _ in range(4)]
+        for raw in held:
+            raw.upgrade("full")
+        late = stack.enter_context(Raw(server))
+        late.sock.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            late.upgrade("full")
+        late.sock.settimeout(15)
+        held[0].sock.close()
+        assert late.head()[0] == 101
+        assert until(lambda: server.figures()["edge_connections"] == 4)
 
 
 def test_event_streams_do_not_all_come_back_at_once() -> None:

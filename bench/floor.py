@@ -1,8 +1,8 @@
 """`make bench-floor`: what the engine costs beside the bare system calls, on the same sockets, in one run.
 
-The server (floor_server.py) has one core, the load client the other. Every comparison alternates A and B round by round and
-reports the median of the paired ratios: two processes differ by 10 % on such machines for no reason. Prints a table, writes
-out/floor.json, and ends with 1 when a figure misses its bar.
+The server (floor_server.py) has one core, the load client the other. Every comparison alternates A and B round by
+round and reports the median of the paired ratios: two processes differ by 10 % on such machines for no reason. Prints
+a table, writes out/floor.json, and ends with 1 when a figure misses its bar.
 
 Owns: the processes it starts. Must never: report a figure of a round in which a message was missed.
 """
@@ -215,7 +215,8 @@ def health(server: Server, load: Load, seconds: float) -> Answer:
     fresh: list[float] = []
     kept: list[float] = []
     address = ("127.0.0.1", server.port)
-    # From an address of its own: beside 15,000 connections of one pair of addresses the kernel looks 5 ms for a free port.
+    # From an address of its own: beside 15,000 connections of one pair of addresses the kernel looks 5 ms for a free
+    # port.
     source = ("127.0.0.99", 0)
     try:
         server.tell("stream", 1, 200, 8.0, seconds)
@@ -336,6 +337,12 @@ def flood(server: Server, load: Load, count: int, seconds: float) -> Answer:
     }
 
 
+def shown(value: float, unit: str) -> str:
+    """Three digits that mean something, and no exponents."""
+    text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{text} {unit}".strip()
+
+
 def rows(found: dict[str, Answer]) -> list[tuple[str, str, str, bool | None]]:
     """What was measured, figure by figure: name, value, bar, whether it holds."""
     out: list[tuple[str, str, str, bool | None]] = []
@@ -377,6 +384,25 @@ def rows(found: dict[str, Answer]) -> list[tuple[str, str, str, bool | None]]:
     return out
 
 
+def publish(result: Answer, table: list[tuple[str, str, str, bool | None]], page: Path) -> None:
+    """Puts the table between the page's two marks: what the README says was printed by this command."""
+    lines = [
+        f"Measured at commit {result['commit']} on {result['machine']}, {result['viewers']:,} WebSockets, by "
+        "`make bench-floor`, server on one core and viewers on the other.",
+        "",
+        "| | measured | to be reached |",
+        "|---|---|---|",
+    ]
+    for name, value, bar, _ in table:
+        lines.append(f"| {name.replace('  ', '&nbsp;&nbsp;')} | {value} | {bar.replace('<=', 'at most')} |")
+    text = page.read_text()
+    before, _, rest = text.partition("<!-- floor -->")
+    _, _, after = rest.partition("<!-- /floor -->")
+    if not after:
+        raise RuntimeError(f"{page} has no marks for the table")
+    page.write_text(f"{before}<!-- floor -->\n\n" + "\n".join(lines) + f"\n\n<!-- /floor -->{after}")
+
+
 def commit() -> str:
     described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=ROOT)
     return described.stdout.strip() or "unknown"
@@ -389,6 +415,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="of batches to stalled viewers")
     parser.add_argument("--only", default="", help="parts by name, with commas between")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "floor.json")
+    parser.add_argument("--publish", action="store_true", help="put the table into README.md")
     arguments = parser.parse_args()
     viewers = min(arguments.viewers, resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 1024)
     found: dict[str, Any] = {}
@@ -420,12 +447,13 @@ def main() -> int:
     if arguments.only:
         print(json.dumps(result, indent=1))
         return 0
-    print(
-        f"{viewers} WebSockets, server on core {SERVER_CPU}, viewers on core {CLIENT_CPU}; {machine}; {result['commit']}"
-    )
+    cores = f"server on core {SERVER_CPU}, viewers on core {CLIENT_CPU}"
+    print(f"{viewers} WebSockets, {cores}; {machine}; {result['commit']}")
     table = rows(found)
     for name, value, bar, good in table:
         print(f"{name:<62} {value:>16}  {bar:>8}  {'' if good is None else 'ok' if good else 'MISSED'}")
+    if arguments.publish:
+        publish(result, table, ROOT / "README.md")
     return 0 if all(good is not False for *_, good in table) else 1
 
 

@@ -73,7 +73,7 @@ class _Refusal(Struct, frozen=True):
 
 
 class Tokens:
-    """Verifies tokens, and mints them for tests and whoever signs them. With `audience` or `issuer`, a token must name it."""
+    """Verifies tokens, and mints them for tests. With `audience` or `issuer`, a token must name it."""
 
     def __init__(self, key: str | bytes, *, audience: str | None = None, issuer: str | None = None) -> None:
         self._key = key.encode() if isinstance(key, str) else key

@@ -1,5 +1,5 @@
-# What is counted, as Prometheus reads it, for all workers of a box at once. It owns the words for each figure, and the memory
-# that workers share to tell each other theirs. Nobody waits for anybody: what is read is at most a second old.
+# What is counted, as Prometheus reads it, for all workers of a box at once. It owns the words for each figure, and the
+# memory that workers share to tell each other theirs. Nobody waits for anybody: what is read is at most a second old.
 import mmap
 import struct
 from collections.abc import Mapping, Sequence

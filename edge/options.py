@@ -1,4 +1,5 @@
-# What the settings mean to the engine: its bounds in its own units. Pure but for reading this process's descriptor limit.
+# What the settings mean to the engine: its bounds in its own units. Pure but for reading this process's descriptor
+# limit.
 import ipaddress
 import resource
 from pathlib import Path
@@ -53,7 +54,7 @@ def engine_options(config: Config, anonymous: bool, group: bool) -> dict[str, in
 
 
 def can_migrate() -> bool:
-    """What waits at a listener that is shut goes to the others of its port (net.ipv4.tcp_migrate_req), not to nowhere."""
+    """What waits at a listener that is shut goes to others of its port (net.ipv4.tcp_migrate_req), not to nowhere."""
     try:
         return Path("/proc/sys/net/ipv4/tcp_migrate_req").read_text().strip() == "1"
     except OSError:

@@ -1,5 +1,6 @@
-# How what is said gets into a room's logs: comments gather for a moment and become a batch, a score is a batch at once. It owns
-# the rooms' windows and what their lanes' last numbers are believed to be. It must never guess how an append has ended.
+# How what is said gets into a room's logs: comments gather for a moment and become a batch, a score is a batch at once.
+# It owns the rooms' windows and what their lanes' last numbers are believed to be. It must never guess how an append
+# has ended.
 import asyncio
 import logging
 import time
@@ -21,7 +22,7 @@ WAITING_COMMENTS = 10_000  # of one room, at this worker: past it a comment is r
 
 
 class Lanes:
-    """A room, as far as this worker publishes to it. `followed`: the broker tells of each append, so `heads` are true."""
+    """A room, as far as this worker publishes to it. While `followed`, the broker tells of each append to it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -42,7 +43,7 @@ class Lanes:
 
 
 class Publisher:
-    """Appends to rooms by compare-and-set. `viewers` tells how many a room has here, `spawn` starts a task and keeps it."""
+    """Appends to rooms by compare-and-set. `viewers` tells how many a room has here, `spawn` starts a task."""
 
     def __init__(
         self,
@@ -70,7 +71,7 @@ class Publisher:
         return ack(body.ref, made, await told)
 
     def offer(self, lanes: Lanes, identity: Identity, body: wire.CommentBody, made: str, done: Done) -> None:
-        """Takes a comment with the id `made` into the room's window. `done` is called later, or at once for a known one."""
+        """Takes a comment with the id `made` into the room's window. `done` is called later, or at once."""
         if len(lanes.window) >= WAITING_COMMENTS:
             self.refused += 1
             raise EdgeError("overloaded", retry_after=2)

@@ -1,5 +1,5 @@
-# A worker: one process, one core, one loop. It alone joins the engine, the broker, the rooms and the HTTP application, and
-# owns nothing that they could own. It must never block the loop, nor keep a Python object for a socket.
+# A worker: one process, one core, one loop. It alone joins the engine, the broker, the rooms and the HTTP application,
+# and owns nothing that they could own. It must never block the loop, nor keep a Python object for a socket.
 import asyncio
 import contextlib
 import contextvars

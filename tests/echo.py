@@ -1,7 +1,7 @@
 """A WebSocket echo server on the engine, for conformance suites: `python -m tests.echo --port N` prints `ready`.
 
-Suites ask for `/`, which the engine hands over like every other address that is no stream's; here it goes straight back in
-as a stream's request. So a run also exercises the hand-over in both directions.
+Suites ask for `/`, which the engine hands over like every other address that is no stream's; here it goes straight
+back in as a stream's request. So a run also exercises the hand-over in both directions.
 """
 
 import argparse
@@ -9,8 +9,8 @@ import asyncio
 import socket
 
 import uvloop
-
 from edge._fast.reactor import Engine
+
 from edge.config import Config
 from edge.options import engine_options
 

@@ -50,8 +50,8 @@ class Frame(NamedTuple):
 class Raw:
     """One connection. Whatever is awaited comes within PATIENCE_S, or fails."""
 
-    def __init__(self, server: Server, source: str = "", first: bytes = b"") -> None:
-        self.sock = server.connect(source)
+    def __init__(self, server: Server, source: str = "", first: bytes = b"", receive_bytes: int = 0) -> None:
+        self.sock = server.connect(source, receive_bytes)
         self.unread = b""
         self.send(first)
 

@@ -94,9 +94,21 @@ class Server:
             assert status == 0, said
             assert "Traceback" not in said, said
 
-    def connect(self, source: str = "") -> socket.socket:
-        """A plain connection; from another address of the loopback network where `source` names one."""
-        return socket.create_connection((HOST, self.port), PATIENCE_S, source_address=(source, 0) if source else None)
+    def connect(self, source: str = "", receive_bytes: int = 0) -> socket.socket:
+        """A plain connection; from another address of the loopback network where `source` names one. With
+        `receive_bytes`, its buffer is small from the start: this side's kernel takes little that is not read."""
+        sock = socket.socket()
+        try:
+            sock.settimeout(PATIENCE_S)
+            if receive_bytes:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+            if source:
+                sock.bind((source, 0))
+            sock.connect((HOST, self.port))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
     def figures(self, worker: str = "") -> Counter[str]:
         """What is counted, by Prometheus's name and labels: by one worker, or by all together."""
@@ -108,6 +120,18 @@ class Server:
             if not worker or (whose and whose[1] == worker):
                 found[name.replace(whose[0], "").removesuffix("{}") if whose else name] += int(float(value))
         return found
+
+    def await_empty(self) -> None:
+        """When everybody has left, nothing is kept for anybody."""
+        kept = ("connections", "cold", "users", "http_connections")
+
+        def empty() -> bool:
+            found = self.figures()
+            return not any(found[f"edge_{name}"] for name in kept) and not any(
+                value for name, value in found.items() if name.startswith("edge_viewers")
+            )
+
+        until(empty)
 
 
 @contextlib.contextmanager

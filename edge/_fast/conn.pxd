@@ -1,7 +1,8 @@
-# The connection table: one Conn of 64 bytes for each socket, keyed by slot, in memory that is touched only as slots are used.
-# A Conn holds no pointer, only numbers and indices, so that the table can be read by another process. What few sockets need
-# hangs off it by index: Io while something is half read or half written, Ident while the viewer has a name.
-# The table owns the descriptors. An id is (generation << 32 | slot): a slot that was given away makes old ids worthless.
+# The connection table: one Conn of 64 bytes for each socket, keyed by slot, in memory that is touched only as slots are
+# used. A Conn holds no pointer, only numbers and indices, so that the table can be read by another process. What few
+# sockets need hangs off it by index: Io while something is half read or half written, Ident while the viewer has a
+# name. The table owns the descriptors. An id is (generation << 32 | slot): a slot that was given away makes old ids
+# worthless.
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from edge._fast.frame cimport Frame
@@ -16,7 +17,7 @@ cdef enum:                      # kinds
     KIND_WS = 3
     KIND_SSE = 4
     KIND_POLL = 5               # a long poll that waits for something to say
-    KIND_CLOSING = 6            # our last word is written or queued; what comes in is thrown away until the peer ends it
+    KIND_CLOSING = 6            # our last word is written or queued; what comes in is thrown away
     KIND_DEAD = 7               # to be reaped at the end of this tick
 
 cdef enum:                      # flags
@@ -133,7 +134,8 @@ cdef inline uint64_t conn_id(Conn* c, uint32_t slot) noexcept nogil:
 
 cdef inline uint32_t conn_find(Table* t, uint64_t id) noexcept nogil:
     cdef uint32_t slot = <uint32_t>id
-    if slot >= t.high or t.conns[slot].gen != <uint32_t>(id >> 32) or t.conns[slot].kind == 0 or t.conns[slot].kind == 7:
+    cdef Conn* c = &t.conns[slot]
+    if slot >= t.high or c.gen != <uint32_t>(id >> 32) or c.kind == KIND_FREE or c.kind == KIND_DEAD:
         return 0xFFFFFFFF
     return slot
 

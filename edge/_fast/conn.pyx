@@ -1,6 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
 from edge._fast.frame cimport frame_unref
-from edge._fast.sys cimport NONE, map_alloc, map_free, mem_free, mem_grow, memcpy, memset, slots_free, slots_give, slots_init, slots_take
+from edge._fast.sys cimport (NONE, map_alloc, map_free, mem_free, mem_grow, memcpy, memset, slots_free, slots_give,
+                             slots_init, slots_take)
 from edge._fast.ws cimport ws_idle
 
 

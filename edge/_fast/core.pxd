@@ -1,6 +1,6 @@
 # The whole engine of one process as one struct: the table, the rooms, the bounds, the counters, and who has more to do.
-# It belongs to the thread of its loop. What happens to a socket is marked at once and done at the end of the tick: nothing is
-# freed while something may still be looking at it.
+# It belongs to the thread of its loop. What happens to a socket is marked at once and done at the end of the tick:
+# nothing is freed while something may still be looking at it.
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from edge._fast.conn cimport Conn, Table
@@ -137,9 +137,9 @@ ctypedef struct Core:
     Counters count
     uint64_t now                # of this tick; refreshed where it matters
     uint64_t random
-    # Slots that have more to do than one event allowed: a queue, ready[slot] its next slot + 1, NONE at its end, and 0 for
-    # whoever is not in it. A socket that goes leaves its place behind, which is passed over, or taken by the slot's next one:
-    # nobody is searched for, and no slot stands there twice.
+    # Slots that have more to do than one event allowed: a queue, ready[slot] its next slot + 1, NONE at its end, and 0
+    # for whoever is not in it. A socket that goes leaves its place behind, which is passed over, or taken by the slot's
+    # next one: nobody is searched for, and no slot stands there twice.
     uint32_t* ready
     uint32_t ready_first
     uint32_t ready_last
@@ -160,12 +160,12 @@ cdef enum:
 
 cdef int core_init(Core* k, uint32_t cap, uint32_t rooms, uint64_t seed) noexcept nogil
 cdef void core_free(Core* k) noexcept nogil
-cdef void core_kill(Core* k, uint32_t slot, uint64_t* cause) noexcept nogil     # no more of it; reaped at the end of the tick
-cdef void core_let_go(Core* k, uint32_t slot) noexcept nogil                    # the same, but its descriptor lives on elsewhere
+cdef void core_kill(Core* k, uint32_t slot, uint64_t* cause) noexcept nogil  # no more of it; reaped when the tick ends
+cdef void core_let_go(Core* k, uint32_t slot) noexcept nogil                    # the same, but its descriptor lives on
 cdef uint32_t core_reap(Core* k) noexcept nogil                                # how many
 cdef void core_ready(Core* k, uint32_t slot) noexcept nogil                     # look at it again soon
 cdef uint32_t core_ready_take(Core* k) noexcept nogil
-cdef void core_close(Core* k, uint32_t slot) noexcept nogil     # our last word is queued: shut down behind it, and linger
+cdef void core_close(Core* k, uint32_t slot) noexcept nogil  # our last word is queued: shut down after it, and linger
 cdef int core_join(Core* k, Room* room, Conn* c, uint32_t slot) noexcept nogil
 cdef void core_leave(Core* k, Conn* c, uint32_t slot) noexcept nogil
 cdef uint32_t core_random(Core* k, uint32_t below) noexcept nogil

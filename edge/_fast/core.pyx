@@ -1,11 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
-from edge._fast.conn cimport (buf_add, FLAG_KEEP_FD, FLAG_MEMBER, FLAG_READY, FLAG_RESET, KIND_CLOSING, KIND_DEAD, conn_give,
-                              table_free, table_init, timer_set)
+from edge._fast.conn cimport (buf_add, FLAG_KEEP_FD, FLAG_MEMBER, FLAG_READY, FLAG_RESET, KIND_CLOSING, KIND_DEAD,
+                              conn_give, table_free, table_init, timer_set)
 from edge._fast.peers cimport peers_free, peers_init, peers_leave
 from edge._fast.registry cimport registry_free, registry_init, registry_remove
 from edge._fast.room cimport members_add, members_remove, rooms_free, rooms_init
 from edge._fast.sys cimport (EPOLL_CLOEXEC, EPOLL_CTL_DEL, NONE, SHUT_RDWR, SO_LINGER, SOL_SOCKET, close, epoll_create1,
-                             epoll_ctl, linger, map_alloc, map_free, mem_free, mem_grow, memset, now_ns, setsockopt, shutdown)
+                             epoll_ctl, linger, map_alloc, map_free, mem_free, mem_grow, memset, now_ns, setsockopt,
+                             shutdown)
 
 
 cdef int core_init(Core* k, uint32_t cap, uint32_t rooms, uint64_t seed) noexcept nogil:
@@ -78,7 +79,8 @@ cdef uint32_t core_reap(Core* k) noexcept nogil:
     hard.l_linger = 0
     for i in range(n):
         c = &k.table.conns[k.dead[i]]
-        # In this order: a duplicate of the descriptor elsewhere would keep ghost events, and hide the end from the peer.
+        # In this order: a duplicate of the descriptor elsewhere would keep ghost events, and hide the end from the
+        # peer.
         epoll_ctl(k.epfd, EPOLL_CTL_DEL, c.fd, NULL)
         if not c.flags & FLAG_KEEP_FD:
             if c.flags & FLAG_RESET:

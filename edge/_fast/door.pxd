@@ -1,5 +1,5 @@
-# The front door: accepts, peeks at the request's head, answers stream requests, and leaves everything else unread for whoever
-# takes the descriptor next. A head that is not whole costs nothing but its place in the table and a deadline.
+# The front door: accepts, peeks at the request's head, answers stream requests, and leaves everything else unread for
+# whoever takes the descriptor next. A head that is not whole costs nothing but its place in the table and a deadline.
 from libc.stdint cimport uint8_t, uint32_t
 
 from edge._fast.conn cimport Join
@@ -31,6 +31,7 @@ ctypedef struct Door:
 
 cdef int door_accept(Core* k, Door* d, Listener* l) noexcept nogil             # how many
 cdef void door_read(Core* k, uint32_t slot, bint ended) noexcept nogil
-# A request that somebody else has read; peer is the address that the connection counted by when it was handed over, or NULL.
+# A request that somebody else has read; peer is the address that the connection counted by when it was handed over, or
+# NULL.
 cdef int door_adopt(Core* k, int fd, const uint8_t* head, size_t n, const uint8_t* peer) noexcept nogil
 cdef void door_join(Core* k, uint32_t slot, Join* j, Room* room) noexcept nogil

@@ -1,11 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
 from libc.stdint cimport uint64_t
 
-from edge._fast.conn cimport (FLAG_KEEP, FLAG_MUST, FLAG_PROXY, FLAG_SERVED, KIND_HEAD, KIND_PARKED, KIND_POLL, KIND_SSE, KIND_WS,
-                              Conn, Io, conn_give, conn_id, conn_io, conn_open, timer_set)
-from edge._fast.const cimport (ENC_DEFLATE, ENC_JSON, ENC_POLL, ENC_SSE, LANE_CHAT, LANE_MUST, STREAM_NONE, STREAM_POLL, STREAM_SSE,
-                               STREAM_WS)
-from edge._fast.core cimport EVENT_HANDOFF, EVENT_OPEN, EVENT_TOKEN, EVENT_USER, Event, core_join, core_kill, core_random, core_ready, event_add, event_bytes
+from edge._fast.conn cimport (FLAG_KEEP, FLAG_MUST, FLAG_PROXY, KIND_PARKED, KIND_POLL,
+                              KIND_SSE, KIND_WS, Conn, Io, conn_give, conn_id, conn_io, conn_open, timer_set)
+from edge._fast.const cimport (ENC_DEFLATE, ENC_JSON, ENC_POLL, ENC_SSE, LANE_CHAT, LANE_MUST, STREAM_NONE, STREAM_POLL,
+                               STREAM_SSE, STREAM_WS)
+from edge._fast.core cimport (EVENT_HANDOFF, EVENT_OPEN, EVENT_TOKEN, EVENT_USER, Event, core_join, core_kill,
+                              core_random, core_ready, event_add, event_bytes)
 from edge._fast.farewell cimport farewell_refuse
 from edge._fast.http cimport HttpHead, http_parse
 from edge._fast.log cimport log_back
@@ -13,13 +14,13 @@ from edge._fast.out cimport OUT_DEAD, OUT_MORE, out_flush, out_reply, out_small
 from edge._fast.peers cimport peers_enter
 from edge._fast.proxy cimport ProxyInfo, proxy_parse
 from edge._fast.room cimport room_find
-from edge._fast.sse cimport (HELLO_MAX, HELLO_MSGPACK_MAX, SSE_OPEN_MAX, Vector, gap_write, gap_write_msgpack, hello_write,
-                             hello_write_msgpack, sse_id, sse_open, vector_parse)
-from edge._fast.sys cimport (AF_INET, AF_INET6, EAGAIN, ECONNABORTED, EINTR, EPOLL_CTL_ADD, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP,
-                             MSG_DONTWAIT, MSG_PEEK, MSG_TRUNC, NONE, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, epoll_ctl,
-                             epoll_event, errno, mem_alloc, mem_free, memcmp, memcpy, memset, recv, sockaddr, sockaddr_in,
-                             sockaddr_in6, sockaddr_storage, socklen_t)
-from edge._fast.ws cimport WS_UPGRADE_MAX, ws_offer, ws_subprotocol, ws_upgrade
+from edge._fast.sse cimport (HELLO_MAX, HELLO_MSGPACK_MAX, Vector, gap_write, gap_write_msgpack,
+                             hello_write, hello_write_msgpack, sse_id, sse_open, vector_parse)
+from edge._fast.sys cimport (AF_INET, AF_INET6, EAGAIN, ECONNABORTED, EINTR, EPOLL_CTL_ADD, EPOLLET, EPOLLIN, EPOLLOUT,
+                             EPOLLRDHUP, MSG_DONTWAIT, MSG_PEEK, MSG_TRUNC, NONE, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4,
+                             close, epoll_ctl, epoll_event, errno, mem_alloc, memcmp, memcpy, memset, recv,
+                             sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t)
+from edge._fast.ws cimport ws_offer, ws_subprotocol, ws_upgrade
 
 cdef enum:
     PEEK = 8192                 # the largest head

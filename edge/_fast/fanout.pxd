@@ -1,6 +1,7 @@
-# Sweeps: a broadcast is a walk over a room's members with a position, done in slices between other events.
-# Must before chat; rooms of a lane take turns; one sweep for each room and lane, which brings every socket it visits up to the
-# head, and goes round again if the head has moved meanwhile. A socket that is blocked is passed over: EPOLLOUT brings it up.
+# Sweeps: a broadcast is a walk over a room's members with a position, done in slices between other events. Must before
+# chat; rooms of a lane take turns; one sweep for each room and lane, which brings every socket it visits up to the
+# head, and goes round again if the head has moved meanwhile. A socket that is blocked is passed over: EPOLLOUT brings
+# it up.
 from libc.stdint cimport uint32_t, uint64_t
 
 from edge._fast.core cimport Core

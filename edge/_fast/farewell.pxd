@@ -9,7 +9,8 @@ cdef void farewell_refuse(Core* k, uint32_t slot, int status, const char* error,
 cdef void farewell_close(Core* k, uint32_t slot, int code, const char* reason, uint64_t* cause) noexcept nogil
 # 1013 with a hint to come back, where it can be written at once; else a reset, so that the kernel keeps nothing of it.
 cdef void farewell_slow(Core* k, uint32_t slot, uint64_t* cause) noexcept nogil
-# The same for a blocked socket that can be written again and lacks what the must lane has no more of: it is seen through.
+# The same for a blocked socket that can be written again and lacks what the must lane has no more of: it is seen
+# through.
 cdef void farewell_behind(Core* k, uint32_t slot) noexcept nogil
 # A socket that is closing: what waits goes out, our side is shut, what comes in is thrown away.
 cdef void farewell_step(Core* k, uint32_t slot) noexcept nogil

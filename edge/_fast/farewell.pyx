@@ -2,8 +2,8 @@
 from libc.stdint cimport uint8_t
 from libc.stdio cimport snprintf
 
-from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_CLOSE_SENT, FLAG_KEEP, FLAG_RESET, FLAG_SHUT, KIND_CLOSING, KIND_DEAD, KIND_POLL, KIND_SSE,
-                              KIND_WS, Conn, Io, conn_unblock)
+from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_CLOSE_SENT, FLAG_KEEP, FLAG_RESET, FLAG_SHUT, KIND_CLOSING, KIND_DEAD,
+                              KIND_POLL, KIND_SSE, KIND_WS, Conn, Io, conn_unblock)
 from edge._fast.const cimport LANE_MUST
 from edge._fast.core cimport core_close, core_kill, core_random, core_ready, core_room
 from edge._fast.http cimport http_refusal
@@ -119,7 +119,7 @@ cdef void farewell_behind(Core* k, uint32_t slot) noexcept nogil:
 cdef void farewell_step(Core* k, uint32_t slot) noexcept nogil:
     cdef Conn* c = &k.table.conns[slot]
     cdef ssize_t n
-    cdef int i
+    cdef int _i
     if not c.flags & FLAG_BLOCKED and not c.flags & FLAG_SHUT:
         n = out_flush(k, slot, LANE_MUST)
         if n == OUT_DEAD:
@@ -127,7 +127,7 @@ cdef void farewell_step(Core* k, uint32_t slot) noexcept nogil:
         if n == OUT_CLEAR:
             c.flags |= FLAG_SHUT
             shutdown(c.fd, SHUT_WR)
-    for i in range(16):
+    for _i in range(16):
         n = recv(c.fd, k.scratch, 65536, MSG_DONTWAIT)
         if n > 0:
             continue

@@ -1,6 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
-# The one place where a batch becomes bytes. The canonical form is MessagePack, because it is the smallest and the quickest to
-# turn into the others; each encoding is made once a batch, however many sockets read it, so the libraries may run under the GIL.
+# The one place where a batch becomes bytes. The canonical form is MessagePack, because it is the smallest and the
+# quickest to turn into the others; each encoding is made once a batch, however many sockets read it, so the libraries
+# may run under the GIL.
 import zlib
 
 import msgspec
@@ -35,7 +36,8 @@ cdef Frame* frame_new(int enc, const uint8_t* body, size_t n, uint64_t* budget) 
     return f
 
 
-cdef Frame* frame_encode(int enc, const uint8_t* canon, size_t n, int lane, uint64_t seq, uint64_t* budget) noexcept nogil:
+cdef Frame* frame_encode(int enc, const uint8_t* canon, size_t n, int lane, uint64_t seq,
+                         uint64_t* budget) noexcept nogil:
     if enc == ENC_MSGPACK:
         return frame_new(enc, canon, n, budget)
     with gil:
@@ -67,7 +69,8 @@ def encode(enc: int, canon: bytes) -> bytes:
     if enc == ENC_SSE:
         return b"event: %b\ndata: %b\n\n" % (message["t"].encode(), text)
     if enc == ENC_DEFLATE:
-        # No context is taken over (RFC 7692, 7.1.1.1): the same bytes are good for every socket. The flush's empty block is cut.
+        # No context is taken over (RFC 7692, 7.1.1.1): the same bytes are good for every socket. The flush's empty
+        # block is cut.
         deflate = zlib.compressobj(6, zlib.DEFLATED, -15)
         body = deflate.compress(text) + deflate.flush(zlib.Z_SYNC_FLUSH)
         return body[: len(body) - 4]

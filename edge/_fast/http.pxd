@@ -36,7 +36,7 @@ ctypedef struct HttpHead:       # filled only by an http_parse that returned > 0
 cdef int http_parse(const uint8_t* p, size_t n, HttpHead* head) noexcept nogil
 
 # Writes a whole response that closes the connection; returns its bytes, or 0 if cap is too small (1,024 are enough for
-# a message of 200). origin is Access-Control-Allow-Origin, empty for none. error and message are NUL-terminated or NULL for the status's own; whatever of them is not printable
-# ASCII, or is a quote or a backslash, becomes '?'.
+# a message of 200). origin is Access-Control-Allow-Origin, empty for none. error and message are NUL-terminated or NULL
+# for the status's own; whatever of them is not printable ASCII, or is a quote or a backslash, becomes '?'.
 cdef size_t http_refusal(uint8_t* out, size_t cap, int status, const char* error, const char* message,
                          uint32_t retry_after, const char* origin) noexcept nogil

@@ -1,5 +1,5 @@
-# A log: one lane of one room, a bounded ring of batches, numbered by its writer without holes.
-# It owns its batches' canonical bytes and one reference on each frame made of them. Sockets own only a number: their cursor.
+# A log: one lane of one room, a bounded ring of batches, numbered by its writer without holes. It owns its batches'
+# canonical bytes and one reference on each frame made of them. Sockets own only a number: their cursor.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from edge._fast.frame cimport Frame
@@ -28,14 +28,14 @@ ctypedef struct Log:
 
 cdef void log_init(Log* g, int lane, uint32_t limit, uint64_t head, uint64_t* budget, uint64_t* encoded) noexcept nogil
 cdef void log_free(Log* g) noexcept nogil
-# 0; 1 when seq was not the next number: the ring starts anew at seq, and readers behind it see a gap; 2 when seq is an old
-# number: dropped; -1 when there is no memory (the ring is as before).
+# 0; 1 when seq was not the next number: the ring starts anew at seq, and readers behind it see a gap; 2 when seq is an
+# old number: dropped; -1 when there is no memory (the ring is as before).
 cdef int log_append(Log* g, uint64_t seq, uint32_t count, const uint8_t* canon, uint32_t n) noexcept nogil
 # The frame of a batch between tail and head; borrowed: it holds until the log is next appended to, cooled or trimmed.
 cdef Frame* log_frame(Log* g, uint64_t seq, int enc) noexcept nogil
 cdef void log_cool(Log* g) noexcept nogil               # drops every frame
 # Drops the oldest batches until at most limit bytes are held; how many. An empty ring gives its array back.
 cdef uint32_t log_trim(Log* g, uint32_t limit) noexcept nogil
-# The cursor from which `comments` comments follow (as many whole batches as that takes), or fewer where the log ends, more
-# than `bytes` bytes in that encoding would follow, or it would lie below `low`.
+# The cursor from which `comments` comments follow (as many whole batches as that takes), or fewer where the log ends,
+# more than `bytes` bytes in that encoding would follow, or it would lie below `low`.
 cdef uint64_t log_back(Log* g, uint64_t low, uint64_t comments, uint64_t bytes, int enc) noexcept nogil

@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
-from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_HIDDEN, FLAG_MUST, FLAG_PINGED, FLAG_SKIP, KIND_CLOSING, KIND_DEAD, KIND_POLL, KIND_SSE,
-                              KIND_WS, PRE_MAX, Conn, Io, buf_add, conn_block, conn_io, conn_io_tidy, conn_unblock,
-                              table_second, timer_set)
+from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_HIDDEN, FLAG_MUST, FLAG_PINGED, FLAG_SKIP, KIND_CLOSING, KIND_DEAD,
+                              KIND_POLL, KIND_SSE, KIND_WS, PRE_MAX, Conn, Io, buf_add, conn_block, conn_io,
+                              conn_io_tidy, conn_unblock, table_second, timer_set)
 from edge._fast.const cimport (ENC_DEFLATE, ENC_JSON, ENC_MSGPACK, ENC_SSE, ENC_ZSTD, LANE_CHAT, LANE_MUST)
 from edge._fast.core cimport core_kill, core_room
 from edge._fast.frame cimport Frame, frame_data, frame_ref, frame_unref
@@ -9,8 +9,8 @@ from edge._fast.log cimport Log, log_frame
 from edge._fast.poll cimport poll_answer
 from edge._fast.room cimport Room
 from edge._fast.sse cimport Vector, gap_write, gap_write_msgpack, sse_id, zstd_raw
-from edge._fast.sys cimport (EAGAIN, EINTR, ENOBUFS, ENOMEM, MSG_DONTWAIT, MSG_NOSIGNAL, NONE, errno, iovec, mem_free, memcpy, memmove, memset, msghdr,
-                             send, sendmsg)
+from edge._fast.sys cimport (EAGAIN, EINTR, ENOBUFS, ENOMEM, MSG_DONTWAIT, MSG_NOSIGNAL, NONE, errno, iovec, mem_free,
+                             memcpy, memmove, memset, msghdr, send, sendmsg)
 from edge._fast.ws cimport ws_head
 
 cdef enum:
@@ -42,7 +42,8 @@ cdef inline void plan_add(Plan* p, void* at, size_t n) noexcept nogil:
         p.bytes += n
 
 
-cdef size_t out_small(int enc, uint8_t* out, const uint8_t* json, size_t n, const uint8_t* pack, size_t m, const char* event) noexcept nogil:
+cdef size_t out_small(int enc, uint8_t* out, const uint8_t* json, size_t n, const uint8_t* pack, size_t m,
+                      const char* event) noexcept nogil:
     cdef uint8_t packed[PRE_MAX]
     cdef size_t h, i
     if enc == ENC_JSON or enc == ENC_DEFLATE:
@@ -348,7 +349,8 @@ cdef int out_reply(Core* k, uint32_t slot, const uint8_t* p, size_t n) noexcept 
     k.count.replies += 1
     if c.io != NONE:
         io = &k.table.ios[c.io]
-    if not c.flags & FLAG_BLOCKED and (io == NULL or (io.frame == NULL and io.pre_at == io.pre_len and io.out_at == io.out_len)):
+    if not c.flags & FLAG_BLOCKED and (
+            io == NULL or (io.frame == NULL and io.pre_at == io.pre_len and io.out_at == io.out_len)):
         took = send(c.fd, p, n, MSG_DONTWAIT | MSG_NOSIGNAL)
         if took < 0:
             if out_failed(k, slot, c) == OUT_DEAD:
@@ -393,8 +395,6 @@ cdef int out_message(Core* k, uint32_t slot, const uint8_t* body, size_t n) noex
         result = out_reply(k, slot, whole, len)
     mem_free(whole, cap)
     return result
-
-
 
 
 cdef int out_gap(Core* k, uint32_t slot, uint64_t last) noexcept nogil:

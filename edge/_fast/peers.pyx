@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
-from edge._fast.sys cimport (NONE, hash_bytes, map_alloc, map_free, memcmp, memcpy, memset, slots_free, slots_give, slots_init,
-                             slots_take)
+from edge._fast.sys cimport (NONE, hash_bytes, map_alloc, map_free, memcmp, memcpy, memset, slots_free, slots_give,
+                             slots_init, slots_take)
 
 
 cdef size_t peer_key(const uint8_t* addr) noexcept nogil:

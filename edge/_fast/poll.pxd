@@ -1,4 +1,5 @@
-# The answer to a long poll: what the cursors have not seen, as one JSON document, and the connection a front door again.
+# The answer to a long poll: what the cursors have not seen, as one JSON document, and the connection a front door
+# again.
 from libc.stdint cimport uint32_t
 
 from edge._fast.core cimport Core

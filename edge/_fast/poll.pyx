@@ -1,7 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
 from libc.stdint cimport uint8_t, uint64_t
 
-from edge._fast.conn cimport (FLAG_HIDDEN, FLAG_KEEP, FLAG_MUST, FLAG_SERVED, KIND_HEAD, Conn, Io, buf_add, conn_io, timer_set)
+from edge._fast.conn cimport (FLAG_HIDDEN, FLAG_KEEP, FLAG_MUST, FLAG_SERVED, KIND_HEAD, Conn, Io, buf_add, conn_io,
+                              timer_set)
 from edge._fast.const cimport ENC_JSON, LANE_CHAT, LANE_MUST
 from edge._fast.core cimport core_close, core_kill, core_leave, core_ready, core_room
 from edge._fast.frame cimport Frame, frame_data

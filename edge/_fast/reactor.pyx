@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
-# The reactor as Python sees it: one engine a process, turned by the program's own loop, and the one place that calls up.
-# What the program above must hear of is told once a turn, in lists. It never calls up from within a turn.
+# The reactor as Python sees it: one engine a process, turned by the program's own loop, and the one place that calls
+# up. What the program above must hear of is told once a turn, in lists. It never calls up from within a turn.
 import zlib
 
 import msgspec
@@ -8,11 +8,13 @@ import msgspec
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_HIDDEN, FLAG_MUST, FLAG_SKIP, KIND_FREE, KIND_HEAD, KIND_PARKED, KIND_SSE, KIND_WS, Conn, Join, conn_find, conn_id, table_wake, timer_waits)
+from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_HIDDEN, FLAG_MUST, FLAG_SKIP, KIND_FREE, KIND_HEAD, KIND_PARKED,
+                              KIND_SSE, KIND_WS, Conn, Join, conn_find, conn_id, table_wake, timer_waits)
 from edge._fast.const cimport (ENC_DEFLATE, ENC_JSON, ENC_MSGPACK, ENC_POLL, ENC_SSE, ENC_ZSTD, LANE_CHAT,
                                LANE_MUST)
-from edge._fast.core cimport (EVENT_CLOSE, EVENT_HANDOFF, EVENT_MESSAGE, EVENT_OPEN, EVENT_TOKEN, EVENT_USER, ORIGIN_MAX, Core, Event, core_free, core_init,
-                              core_kill, core_leave, core_let_go, core_ready, core_reap, core_room, events_clear)
+from edge._fast.core cimport (EVENT_CLOSE, EVENT_HANDOFF, EVENT_MESSAGE, EVENT_OPEN, EVENT_TOKEN, EVENT_USER,
+                              ORIGIN_MAX, Core, Event, core_free, core_init, core_kill, core_leave, core_let_go,
+                              core_ready, core_reap, core_room, events_clear)
 from edge._fast.door cimport LISTENERS, TRUSTED, Door, door_adopt, door_join
 from edge._fast.fanout cimport fanout_begin, fanout_forget, fanout_pending, fanout_slice
 from edge._fast.farewell cimport farewell_close, farewell_refuse, farewell_slow
@@ -32,9 +34,10 @@ cdef enum:
 
 
 OPTIONS = frozenset((
-    "head_ms", "ping_ms", "dead_ms", "blocked_ms", "heartbeat_ms", "poll_ms", "keepalive_ms", "close_ms", "message_bytes",
-    "inflated_bytes", "reply_bytes", "budget_bytes", "resume_bytes", "slice_us", "tick_us", "chat_missed", "replay", "retry_ms",
-    "poll_again_ms", "per_ip", "must_ring", "chat_ring", "anonymous", "proxy", "hello", "group",
+    "head_ms", "ping_ms", "dead_ms", "blocked_ms", "heartbeat_ms", "poll_ms", "keepalive_ms", "close_ms",
+    "message_bytes", "inflated_bytes", "reply_bytes", "budget_bytes", "resume_bytes", "slice_us", "tick_us",
+    "chat_missed", "replay", "retry_ms", "poll_again_ms", "per_ip", "must_ring", "chat_ring", "anonymous", "proxy",
+    "hello", "group",
 ))
 
 
@@ -52,7 +55,8 @@ cdef class Engine:
     cdef uint64_t ended             # the last turn
     cdef object upcalls
 
-    def __cinit__(self, upcalls, uint32_t capacity, uint32_t rooms, uint64_t seed, dict options, trusted=(), bytes origin=b"*"):
+    def __cinit__(self, upcalls, uint32_t capacity, uint32_t rooms, uint64_t seed, dict options, trusted=(),
+                  bytes origin=b"*"):
         self.door.timer_fd = -1
         if capacity < 1 or rooms < 1:
             raise ValueError("an engine needs room for a socket and a room")
@@ -118,7 +122,7 @@ cdef class Engine:
     # -- the turn
 
     def tick(self, bint slices=True) -> bool:
-        """One turn: events, then the program above, then (with slices) a slice of the sweeps. True: there is more to do."""
+        """One turn: events, then the program above, then a slice of the sweeps. True: there is more to do."""
         cdef uint64_t began, slice_ns = self.k.opt.slice_ns
         if not self.open:
             return False
@@ -200,6 +204,7 @@ cdef class Engine:
         # A fresh context for each message: nothing is kept for a socket between two of them.
         cdef uint32_t state = 0
         cdef uint64_t limit = self.k.opt.inflated_bytes
+        cdef const uint8_t* p
         inflater = zlib.decompressobj(-15)
         try:
             data = inflater.decompress(payload + b"\x00\x00\xff\xff", limit + 1)
@@ -207,7 +212,8 @@ cdef class Engine:
             return 1007, b""
         if <uint64_t>PyBytes_GET_SIZE(data) > limit:
             return 1009, b""
-        if text and not (utf8_feed(&state, <const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)) and utf8_done(state)):
+        p = <const uint8_t*>PyBytes_AS_STRING(data)
+        if text and not (utf8_feed(&state, p, PyBytes_GET_SIZE(data)) and utf8_done(state)):
             return 1007, b""
         return 0, data
 
@@ -221,7 +227,8 @@ cdef class Engine:
 
     def room_open(self, bytes name, uint64_t incarnation, uint64_t must, uint64_t chat) -> None:
         """A room is ready for viewers. must and chat are the numbers before the first batches to be appended."""
-        if room_open(&self.k.rooms, name, len(name), incarnation, must, chat, self.k.opt.must_ring, self.k.opt.chat_ring) == NULL:
+        if room_open(&self.k.rooms, name, len(name), incarnation, must, chat, self.k.opt.must_ring,
+                     self.k.opt.chat_ring) == NULL:
             raise ValueError("the room is open, or the name is bad, or there are too many rooms")
 
     def room_close(self, bytes name) -> bool:
@@ -258,7 +265,7 @@ cdef class Engine:
         return names
 
     def append(self, bytes name, int lane, uint64_t seq, uint32_t count, bytes canon) -> int:
-        """The next batch of a lane. 0, 1 after a hole (viewers see a gap), 2 when it is an old one. Tick soon afterwards."""
+        """The next batch of a lane: 0; 1 after a hole (viewers see a gap); 2 when it is an old one. Tick soon."""
         cdef Room* room = self.room(name)
         cdef int r
         if lane != LANE_MUST and lane != LANE_CHAT or not canon:
@@ -281,8 +288,8 @@ cdef class Engine:
         return r
 
     cdef void shed(self) noexcept:
-        # Past the budget: the coldest rooms' frames, then their rings; what still holds frames then are blocked sockets. An
-        # eighth less than the budget: what comes next must not begin it all anew.
+        # Past the budget: the coldest rooms' frames, then their rings; what still holds frames then are blocked
+        # sockets. An eighth less than the budget: what comes next must not begin it all anew.
         cdef Core* k = &self.k
         cdef uint64_t target = k.opt.budget_bytes - k.opt.budget_bytes // 8
         if rooms_shed(&k.rooms, target, &k.count.shed_rooms, &k.count.shed_batches) == 0:

@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
 from edge._fast.names cimport names_add, names_find, names_free, names_init, names_remove
-from edge._fast.sys cimport (NONE, map_alloc, map_free, mem_alloc, mem_free, memcpy, memset, slots_free, slots_give, slots_init,
-                             slots_take)
+from edge._fast.sys cimport (NONE, map_alloc, map_free, mem_alloc, mem_free, memcpy, memset, slots_free, slots_give,
+                             slots_init, slots_take)
 
 
 cdef int registry_init(Registry* r, uint64_t seed) noexcept nogil:

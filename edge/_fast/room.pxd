@@ -1,6 +1,6 @@
-# Rooms as this worker sees them: two logs, the set of slots that watch, and how far the sweep over them has come.
-# A room's viewers are a bitmap over slots, in chunks that exist where somebody sits: a sweep goes through it in the order of
-# allocation, its position is just a slot, and joining or leaving in the middle of it is setting or clearing a bit.
+# Rooms as this worker sees them: two logs, the set of slots that watch, and how far the sweep over them has come. A
+# room's viewers are a bitmap over slots, in chunks that exist where somebody sits: a sweep goes through it in the order
+# of allocation, its position is just a slot, and joining or leaving in the middle of it is setting or clearing a bit.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from edge._fast.log cimport Log
@@ -52,6 +52,7 @@ cdef void room_use(Rooms* r, Room* room) noexcept nogil
 cdef int members_add(Room* room, uint32_t slot) noexcept nogil
 cdef void members_remove(Room* room, uint32_t slot) noexcept nogil
 cdef uint32_t members_next(Room* room, uint32_t slot) noexcept nogil   # the first member at or above slot; NONE
-# Brings rings and frames down to the budget, the coldest rooms first: frames, then chat, then must. 0 when it did. It may walk
-# over every room: whoever calls it asks for clearly less than the bound that was passed, so that the next call is far.
+# Brings rings and frames down to the budget, the coldest rooms first: frames, then chat, then must. 0 when it did. It
+# may walk over every room: whoever calls it asks for clearly less than the bound that was passed, so that the next call
+# is far.
 cdef int rooms_shed(Rooms* r, uint64_t budget, uint64_t* frames, uint64_t* batches) noexcept nogil

@@ -2,8 +2,8 @@
 from edge._fast.const cimport LANE_CHAT, LANE_MUST
 from edge._fast.log cimport log_append, log_cool, log_frame, log_free, log_init, log_trim
 from edge._fast.names cimport names_add, names_find, names_free, names_init, names_remove
-from edge._fast.sys cimport (NONE, ctz64, map_alloc, map_free, mem_alloc, mem_free, mem_grow, memcpy, memset, slots_free,
-                             slots_give, slots_init, slots_take)
+from edge._fast.sys cimport (NONE, ctz64, map_alloc, map_free, mem_alloc, mem_free, mem_grow, memcpy, memset,
+                             slots_free, slots_give, slots_init, slots_take)
 
 
 cdef int rooms_init(Rooms* r, uint32_t cap, uint64_t seed) noexcept nogil:

@@ -30,8 +30,8 @@ cdef size_t u64_write(uint8_t* out, uint64_t x) noexcept nogil
 # `id: i3.m12.c345\n`
 cdef size_t sse_id(uint8_t* out, const Vector* v) noexcept nogil
 
-# The response's head, and `retry: N\n\n`. origin is Access-Control-Allow-Origin, empty for none; SSE_OPEN_MAX is for one
-# of a character, and 0 is returned if cap is too small.
+# The response's head, and `retry: N\n\n`. origin is Access-Control-Allow-Origin, empty for none; SSE_OPEN_MAX is for
+# one of a character, and 0 is returned if cap is too small.
 cdef size_t sse_open(uint8_t* out, size_t cap, uint32_t retry_ms, const char* origin) noexcept nogil
 
 # {"t":"gap","from":"c300","to":"c340"}: both ends inclusive; the letter is the lane's, "m" or "c".

@@ -4,10 +4,12 @@ from libc.stdint cimport uint64_t
 from edge._fast.conn cimport (FLAG_PINGED, FLAG_READ_STOP, KIND_WS, Conn, Io, buf_add, conn_id, conn_io, conn_io_tidy,
                               table_second)
 from edge._fast.const cimport ENC_DEFLATE
-from edge._fast.core cimport EVENT_CLOSE, EVENT_FAIL, EVENT_MESSAGE, SCRATCH, Event, core_kill, core_ready, event_add, event_bytes
+from edge._fast.core cimport (EVENT_CLOSE, EVENT_FAIL, EVENT_MESSAGE, SCRATCH, Event, core_kill, core_ready, event_add,
+                              event_bytes)
 from edge._fast.out cimport OUT_DEAD, out_reply
 from edge._fast.sys cimport EAGAIN, EINTR, MSG_DONTWAIT, NONE, errno, memcpy, memset, recv
-from edge._fast.ws cimport (WS_CLOSE, WS_MORE, WS_PING, WS_PONG, WsPiece, WsState, ws_close_code, ws_head, ws_idle, ws_parse)
+from edge._fast.ws cimport (WS_CLOSE, WS_MORE, WS_PING, WS_PONG, WsPiece, WsState, ws_close_code, ws_head, ws_idle,
+                            ws_parse)
 
 
 cdef enum:
@@ -35,7 +37,8 @@ cdef void stream_read(Core* k, uint32_t slot, bint ended) noexcept nogil:
         c.flags &= ~FLAG_PINGED
         if c.kind == KIND_WS and stream_bytes(k, slot, c, k.scratch, <size_t>n) < 0:
             return
-        # A short read has emptied the socket, and the next byte makes a new edge. An end that is already there does not.
+        # A short read has emptied the socket, and the next byte makes a new edge. An end that is already there does
+        # not.
         again = ended and n < most
         if n == most:
             core_ready(k, slot)

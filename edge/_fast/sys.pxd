@@ -82,15 +82,15 @@ cdef enum:
 cdef void* mem_alloc(size_t n) noexcept nogil           # NULL when there is none
 cdef void* mem_grow(void* p, size_t old, size_t new) noexcept nogil
 cdef void mem_free(void* p, size_t n) noexcept nogil
-cdef void* map_alloc(size_t n) noexcept nogil           # zeroed, untouched: a page costs memory when it is first written
+cdef void* map_alloc(size_t n) noexcept nogil           # zeroed: a page costs memory when it is first written
 cdef void map_free(void* p, size_t n) noexcept nogil
 cdef uint64_t now_ns() noexcept nogil                   # CLOCK_MONOTONIC
 cdef int timer_open(int every_ms) noexcept nogil        # a timerfd
 cdef uint64_t hash_bytes(const void* p, size_t n, uint64_t seed) noexcept nogil
 
 
-# Slots, the lowest free one first: a bit for each that is taken, and a bit for each word that is full. Lowest first keeps the
-# sockets of a room close together, which is worth 12 to 20 % of a broadcast.
+# Slots, the lowest free one first: a bit for each that is taken, and a bit for each word that is full. Lowest first
+# keeps the sockets of a room close together, which is worth 12 to 20 % of a broadcast.
 ctypedef struct Slots:
     uint64_t* words
     uint64_t* sums

@@ -1,4 +1,5 @@
-# A turn of the reactor: one look at the epoll, the sockets that have more to do, the deadlines that have come; within a budget.
+# A turn of the reactor: one look at the epoll, the sockets that have more to do, the deadlines that have come; within a
+# budget.
 from libc.stdint cimport uint32_t, uint64_t
 
 from edge._fast.core cimport Core

@@ -1,8 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
 from libc.stdint cimport uint16_t
 
-from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_PINGED, FLAG_RESET, FLAG_SERVED, KIND_CLOSING, KIND_DEAD, KIND_HEAD, KIND_PARKED,
-                              KIND_POLL, KIND_SSE, KIND_WS, Conn, conn_find, table_clock, table_second, timer_due, timer_set)
+from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_PINGED, FLAG_RESET, FLAG_SERVED, KIND_CLOSING, KIND_DEAD, KIND_HEAD,
+                              KIND_PARKED, KIND_POLL, KIND_SSE, KIND_WS, Conn, conn_find, table_clock, table_second,
+                              timer_due, timer_set)
 from edge._fast.const cimport LANE_CHAT
 from edge._fast.core cimport core_kill, core_ready, core_ready_take
 from edge._fast.door cimport ACCEPTS, Listener, door_accept, door_read
@@ -10,8 +11,8 @@ from edge._fast.farewell cimport farewell_behind, farewell_refuse, farewell_slow
 from edge._fast.out cimport OUT_BEHIND, OUT_MORE, out_flush, out_unblocked
 from edge._fast.poll cimport poll_empty
 from edge._fast.stream cimport stream_heartbeat, stream_ping, stream_read
-from edge._fast.sys cimport (EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, NONE, SHUT_RD,
-                             epoll_ctl, epoll_event, epoll_wait, listen, now_ns, read, shutdown)
+from edge._fast.sys cimport (EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, NONE,
+                             SHUT_RD, epoll_ctl, epoll_event, epoll_wait, listen, now_ns, read, shutdown)
 
 
 cdef void turn_writable(Core* k, uint32_t slot) noexcept nogil:
@@ -104,28 +105,28 @@ cdef int turn_watch(Core* k, int fd, uint32_t special) noexcept nogil:
     return epoll_ctl(k.epfd, EPOLL_CTL_ADD, fd, &e)
 
 
-cdef void turn_pause(Core* k, Listener* l) noexcept nogil:
+cdef void turn_pause(Core* k, Listener* one) noexcept nogil:
     # Near the descriptor limit. Where others share the port, what waits in our queue becomes theirs (tcp_migrate_req).
     k.count.accept_paused += 1
-    l.paused = 10
-    epoll_ctl(k.epfd, EPOLL_CTL_DEL, l.fd, NULL)
+    one.paused = 10
+    epoll_ctl(k.epfd, EPOLL_CTL_DEL, one.fd, NULL)
     if k.opt.group:
-        shutdown(l.fd, SHUT_RD)
+        shutdown(one.fd, SHUT_RD)
 
 
 cdef void turn_resume(Core* k, Door* d) noexcept nogil:
     cdef uint32_t i
-    cdef Listener* l
+    cdef Listener* one
     for i in range(d.listener_n):
-        l = &d.listeners[i]
-        if l.paused > 1:
-            l.paused -= 1
-        if l.paused != 1 or k.table.slots.free <= k.table.cap // 64:
+        one = &d.listeners[i]
+        if one.paused > 1:
+            one.paused -= 1
+        if one.paused != 1 or k.table.slots.free <= k.table.cap // 64:
             continue
-        l.paused = 0
+        one.paused = 0
         if k.opt.group:
-            listen(l.fd, 65535)
-        turn_watch(k, l.fd, <uint32_t>SPECIAL + i)
+            listen(one.fd, 65535)
+        turn_watch(k, one.fd, <uint32_t>SPECIAL + i)
 
 
 cdef void turn_special(Core* k, Door* d, uint32_t which) noexcept nogil:
@@ -144,7 +145,8 @@ cdef void turn(Core* k, Door* d, uint64_t until) noexcept nogil:
     cdef epoll_event events[EVENTS]
     cdef uint32_t slot, waiting
     cdef int i, n, left = EVENTS
-    # Asked again while there is something: in a storm of joins, a turn of the loop for each would cost as much as the join.
+    # Asked again while there is something: in a storm of joins, a turn of the loop for each would cost as much as the
+    # join.
     d.accepts = 0
     while left > 0 and d.accepts < ACCEPTS and k.now < until:
         n = epoll_wait(k.epfd, events, left, 0)

@@ -1,5 +1,5 @@
-# What has been said in a room since its last batch. It owns the comments until they are taken, and knows how much of them
-# makes one batch. It must never do I/O or read a clock.
+# What has been said in a room since its last batch. It owns the comments until they are taken, and knows how much of
+# them makes one batch. It must never do I/O or read a clock.
 from collections import OrderedDict
 from collections.abc import Callable
 

@@ -14,6 +14,7 @@ from tests.viewers import Publisher, publisher
 def shared() -> Iterator[Server]:
     with Server() as server:
         yield server
+        server.await_empty()
 
 
 @pytest.fixture

@@ -146,14 +146,10 @@ def an_event_stream_has_a_heartbeat(server: Server) -> None:
 @scenario
 def who_reads_nothing_is_given_up(server: Server) -> None:
     """A WebSocket and an event stream. Others of the room are served as ever."""
-    stalled = [socket.socket(), socket.socket()]
     with contextlib.ExitStack() as stack:
-        for sock, upgrade in zip(stalled, (True, False), strict=True):
-            stack.enter_context(sock)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            sock.connect(("127.0.0.1", server.port))
-            stream, headers = ("ws", UPGRADE) if upgrade else ("sse", "")
-            sock.sendall(f"GET /v1/rooms/stalled/{stream} HTTP/1.1\r\nHost: a\r\n{headers}\r\n".encode())
+        for stream, headers in (("ws", UPGRADE), ("sse", "")):
+            raw = stack.enter_context(Raw(server, receive_bytes=4096))
+            raw.get(f"/v1/rooms/stalled/{stream}", headers)
         author = stack.enter_context(Raw(server))
         author.upgrade("stalled", "?user=ann")
         said = 0

@@ -4,11 +4,13 @@ import asyncio
 import json
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from tests.raw import TEXT, UPGRADE, Raw
 from tests.server import Server, no_complaints
-from tests.viewers import ALL, SOCKETS, Publisher, viewer
+from tests.viewers import ALL, SOCKETS, Publisher, Seat, viewer
 
 RESUME_BYTES = 6000
 # What no encoding makes much smaller: about 1.5 KB in a batch of its own, 1 KB compressed.
@@ -107,6 +109,37 @@ async def test_more_was_said_than_is_kept(kind: str, server: Server, room: str, 
         while message["t"] != "batch" or message["m"][-1]["x"] != "last":
             message = await one.next()
             assert message["t"] == "batch"
+
+
+@pytest.mark.parametrize("stream", ["ws", "sse"])
+async def test_who_stops_reading_for_a_while(stream: str, server: Server, room: str, say: Publisher) -> None:
+    """Blocked, and more than three batches behind: it goes on at the tail, with a gap before that and every score."""
+    with Raw(server, receive_bytes=4096) as raw:
+        raw.get(f"/v1/rooms/{room}/{stream}", UPGRADE if stream == "ws" else "")
+        raw.head()
+        before = server.figures()["edge_blocked_total"]
+        while server.figures()["edge_blocked_total"] == before:
+            await flood(server, room, 20)
+        for number in range(5):
+            await say.comment(f"missed {number}")
+            await say.score(number=number)
+        await say.comment("last")
+        seat, kinds, last = Seat(), [], ""
+
+        def message() -> Any:
+            if stream == "ws":
+                return raw.frame_of(TEXT).message()
+            raw.take_to(b"data: ")
+            return json.loads(raw.take_to(b"\n\n"))
+
+        while last != "last" or seat.at["m"] != 5:
+            found = await asyncio.to_thread(message)
+            seat.take(found)
+            kinds.append(found["t"])
+            last = found["m"][-1]["x"] if found["t"] == "batch" else last
+        assert kinds[0] == "hello"
+        assert kinds.count("gap") == 1
+        assert kinds.count("score") == 5
 
 
 async def test_a_batch_is_bounded(server: Server, room: str) -> None:

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from tests.raw import UPGRADE, Raw, drip
-from tests.server import Server
+from tests.server import Server, until
 from tests.viewers import Publisher
 
 BODY_BYTES = 16384  # the default of [limits] body_bytes
@@ -28,6 +28,8 @@ def comment(text: str, length: int = 0) -> bytes:
         (b"GET /v1/rooms/no+such/ws HTTP/1.1\r\nHost: a\r\n\r\n", 404, "not_found"),
         (b"GET /v1/rooms//sse HTTP/1.1\r\nHost: a\r\n\r\n", 404, "not_found"),
         (b"GET /v1/rooms/" + b"r" * 65 + b"/poll HTTP/1.1\r\nHost: a\r\n\r\n", 404, "not_found"),
+        (b"GET /v1/rooms/r/sse?last=-1 HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_request"),
+        (b"GET /v1/rooms/r/poll?lanes=chat HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_request"),
         (b"POST /v1/rooms/r/sse HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", 405, "method_not_allowed"),
         (b"HEAD /v1/rooms/r/poll HTTP/1.1\r\nHost: a\r\n\r\n", 405, "method_not_allowed"),
         (b"GET /" + b"a" * 8200 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414, "uri_too_long"),
@@ -301,7 +303,11 @@ def test_many_connections_at_once(server: Server, room: str) -> None:
         thread.join()
     assert len(statuses) == 400
     assert statuses.count(200) <= 384
-    assert statuses.count(200) >= 256, "in a burst, a connection may count twice for a moment"
-    with Raw(server) as raw:
-        raw.get("/healthz")
-        assert raw.reply().status == 200
+    assert statuses.count(200) >= 192, "in a burst, a connection may count twice for a moment"
+
+    def served() -> bool:
+        with Raw(server) as raw:
+            raw.get("/healthz")
+            return raw.reply().status == 200
+
+    until(served)

@@ -5,14 +5,15 @@ import contextlib
 import json
 import zlib
 from typing import Any
+from urllib.parse import urlencode
 
 import msgpack
 import pytest
 import zstandard
 
-from tests.raw import BINARY, CLOSE, PING, PONG, TEXT, Raw
+from tests.raw import BINARY, CLOSE, PING, PONG, TEXT, UPGRADE, Raw
 from tests.server import Server, until
-from tests.viewers import SOCKETS, Publisher, viewer
+from tests.viewers import SOCKETS, Publisher, publisher, viewer
 
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate\r\n"
 
@@ -53,6 +54,48 @@ async def test_many_comments_keep_their_order(server: Server, room: str) -> None
             group.create_task(say())
             assert await bob.texts(500) == said
         assert await ann.texts(500) == said
+
+
+@pytest.mark.parametrize("query", ["", "?user=ann"])
+def test_what_is_said_before_the_answer(query: str, server: Server, room: str) -> None:
+    """A client that does not wait for the 101: its frames come in one piece with the request."""
+    for _ in range(2):  # in a room that has to be opened first, and in one that is open
+        with Raw(server) as raw:
+            ping = b"\x89\x82\x00\x00\x00\x00hi"
+            raw.send(f"GET /v1/rooms/{room}/ws{query} HTTP/1.1\r\nHost: a\r\n{UPGRADE}\r\n".encode() + ping + ping)
+            assert raw.head()[0] == 101
+            assert raw.message("hello")
+            assert [raw.frame_of(PONG).payload for _ in range(2)] == [b"hi", b"hi"]
+
+
+async def test_names_of_every_script(server: Server, room: str) -> None:
+    for name in ("Jörg Ä", "ユーザー", "a+b&c=d%", "x" * 64):
+        async with viewer(server, "json", room, user=name) as one:
+            await one.say(op="comment", ref="1", x="hi")
+            (comment,) = (await one.until("batch"))["m"][-1:]
+            while comment["u"]["name"] != name:  # those of the others come first
+                (comment,) = (await one.until("batch"))["m"][-1:]
+            assert comment["u"] == {"id": name, "name": name}
+    for name in ("x" * 65, " ", "bell\x07"):
+        with Raw(server) as raw:
+            raw.get(f"/v1/rooms/{room}/ws?{urlencode({'user': name})}", UPGRADE)
+            reply = raw.reply()
+            assert (reply.status, reply.error()) == (401, "unauthorized")
+
+
+async def test_many_rooms(server: Server, room: str) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        rooms = [f"{room}-{number}" for number in range(60)]
+        joins = (viewer(server, "json" if n % 2 else "sse", name, user="ann") for n, name in enumerate(rooms))
+        viewers = [await stack.enter_async_context(join) for join in joins]
+        say = await stack.enter_async_context(publisher(server, room))
+        for name in reversed(rooms):
+            say.room = name
+            await say.comment(f"in {name}")
+            await say.score(room=name)
+        for name, one in zip(rooms, viewers, strict=True):
+            got = await one.upto("c1", "m1")
+            assert {m["m"][0]["x"] if m["t"] == "batch" else m["e"]["room"] for m in got} == {f"in {name}", name}
 
 
 async def test_who_is_nobody_cannot_comment(server: Server, room: str) -> None:

@@ -29,7 +29,7 @@ run() {
     # PYTHONMALLOC: each bytes object is a block of its own, so that a read past its end is seen. Leaks of the
     # interpreter are by design; the engine's own are counted by its allocator, and the tests look.
     export PYTHONMALLOC=malloc PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$PWD"
-    export ASAN_OPTIONS="detect_leaks=0:abort_on_error=1:halt_on_error=1:strict_string_checks=1:detect_stack_use_after_return=1:quarantine_size_mb=64"
+    export ASAN_OPTIONS="detect_leaks=0:abort_on_error=1:halt_on_error=1:strict_string_checks=1:detect_stack_use_after_return=1:quarantine_size_mb=64${PRELOAD:+:verify_asan_link_order=0}"
     export UBSAN_OPTIONS="halt_on_error=1:abort_on_error=1:print_stacktrace=1"
     LD_PRELOAD="${PRELOAD:+$PRELOAD }$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" exec "$python" "$@"
 }

@@ -121,7 +121,7 @@ cdef class Engine:
 
     # -- the turn
 
-    def tick(self, bint slices=True) -> bool:
+    def tick(self) -> bool:
         """One turn: events, then the program above, then a slice of the sweeps. True: there is more to do."""
         cdef uint64_t began, slice_ns = self.k.opt.slice_ns
         if not self.open:
@@ -140,7 +140,7 @@ cdef class Engine:
             if not self.open:
                 return False
         with nogil:
-            if slices and fanout_pending(&self.k):
+            if fanout_pending(&self.k):
                 if self.hurry:
                     slice_ns //= 4
                 self.k.now = now_ns()

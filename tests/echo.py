@@ -9,8 +9,8 @@ import asyncio
 import socket
 
 import uvloop
-from edge._fast.reactor import Engine
 
+from edge._fast.reactor import Engine
 from edge.config import Config
 from edge.options import engine_options
 

@@ -26,12 +26,29 @@ build() {
 run() {
     cd "$1"
     shift
-    # PYTHONMALLOC: each bytes object is a block of its own, so that a read past its end is seen. Leaks of the
-    # interpreter are by design; the engine's own are counted by its allocator, and the tests look.
+    # PYTHONMALLOC: each bytes object is a block of its own, so that a read past its end is seen.
     export PYTHONMALLOC=malloc PYTHONDONTWRITEBYTECODE=1 PYTHONPATH="$PWD"
-    export ASAN_OPTIONS="detect_leaks=0:abort_on_error=1:halt_on_error=1:strict_string_checks=1:detect_stack_use_after_return=1:quarantine_size_mb=64${PRELOAD:+:verify_asan_link_order=0}"
-    export UBSAN_OPTIONS="halt_on_error=1:abort_on_error=1:print_stacktrace=1"
-    LD_PRELOAD="${PRELOAD:+$PRELOAD }$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" exec "$python" "$@"
+    options=abort_on_error=1:halt_on_error=1${REPORT:+:log_path=$REPORT}
+    export ASAN_OPTIONS="$options:detect_leaks=${LEAKS:-0}:detect_stack_use_after_return=1:strict_string_checks=1:quarantine_size_mb=64${PRELOAD:+:verify_asan_link_order=0}"
+    export UBSAN_OPTIONS="$options:print_stacktrace=1"
+    LD_PRELOAD="${PRELOAD:+$PRELOAD }$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" "$python" "$@"
+}
+
+# Reports go to files: a test runner hides what is said on stderr, and a server's end in a test may look like another.
+suite() {
+    reports=$root/out/sanitize/reports
+    rm -rf "$reports"
+    mkdir -p "$reports"
+    status=0
+    # Leaks are looked for at the end where the kernel lets a process be stopped for it (not in every container).
+    (LEAKS=1 run "$root/out/sanitize" -c pass) 2>/dev/null && export LEAKS=1
+    (REPORT=$reports/report run "$root/out/sanitize" -m pytest -q -p no:cacheprovider "$@") || status=$?
+    for report in "$reports"/*; do
+        [ -e "$report" ] || continue
+        cat "$report"
+        status=1
+    done
+    return $status
 }
 
 case ${1:-} in
@@ -40,6 +57,6 @@ copy | build | run) "$@" ;;
     build "$root/out/sanitize"
     # shellcheck disable=SC2086
     [ $# -gt 0 ] || set -- $fast
-    run "$root/out/sanitize" -m pytest -q -p no:cacheprovider "$@"
+    suite "$@"
     ;;
 esac

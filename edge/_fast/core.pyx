@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
 from edge._fast.conn cimport (buf_add, FLAG_KEEP_FD, FLAG_MEMBER, FLAG_READY, FLAG_RESET, KIND_CLOSING, KIND_DEAD,
-                              conn_give, table_free, table_init, timer_set)
+                              conn_give, conn_open, table_free, table_init, timer_set)
 from edge._fast.peers cimport peers_free, peers_init, peers_leave
 from edge._fast.registry cimport registry_free, registry_init, registry_remove
 from edge._fast.room cimport members_add, members_remove, rooms_free, rooms_init
@@ -193,3 +193,36 @@ cdef void events_clear(Core* k) noexcept nogil:
         mem_free(k.events.arena, k.events.arena_cap)
         k.events.arena = NULL
         k.events.arena_cap = 0
+
+
+# ---- for tests ----
+
+cdef class CoreProbe:
+    """A core whose sockets have no descriptors."""
+    cdef Core k
+
+    def __cinit__(self, uint32_t cap):
+        if core_init(&self.k, cap, 1, 1) < 0:
+            core_free(&self.k)
+            raise MemoryError
+
+    def __dealloc__(self):
+        core_free(&self.k)
+
+    def open(self):
+        return conn_open(&self.k.table, -1)
+
+    def kill(self, uint32_t slot):
+        cdef uint64_t cause = 0
+        core_kill(&self.k, slot, &cause)
+        core_reap(&self.k)
+
+    def ready(self, uint32_t slot):
+        core_ready(&self.k, slot)
+
+    def take(self):
+        cdef uint32_t slot = core_ready_take(&self.k)
+        return None if slot == NONE else slot
+
+    def waiting(self):
+        return self.k.ready_n

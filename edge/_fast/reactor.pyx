@@ -8,8 +8,8 @@ import msgspec
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_HIDDEN, FLAG_MUST, FLAG_SKIP, KIND_FREE, KIND_HEAD, KIND_PARKED,
-                              KIND_SSE, KIND_WS, Conn, Join, conn_find, conn_id, table_wake, timer_waits)
+from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_HIDDEN, FLAG_MUST, FLAG_SAID, FLAG_SKIP, KIND_FREE, KIND_HEAD,
+                              KIND_PARKED, KIND_SSE, KIND_WS, Conn, Join, conn_find, conn_id, table_wake, timer_waits)
 from edge._fast.const cimport (ENC_DEFLATE, ENC_JSON, ENC_MSGPACK, ENC_POLL, ENC_SSE, ENC_ZSTD, LANE_CHAT,
                                LANE_MUST)
 from edge._fast.core cimport (EVENT_CLOSE, EVENT_HANDOFF, EVENT_MESSAGE, EVENT_OPEN, EVENT_TOKEN, EVENT_USER,
@@ -171,6 +171,7 @@ cdef class Engine:
                     p[n + e.token_len:e.len] if e.code & EVENT_USER else None,
                 ))
             elif e.kind == EVENT_MESSAGE:
+                k.table.conns[slot].flags &= ~FLAG_SAID
                 payload = PyBytes_FromStringAndSize(<char*>p, e.len)
                 code = 0
                 if e.deflated:

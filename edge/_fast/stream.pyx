@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
 from libc.stdint cimport uint64_t
 
-from edge._fast.conn cimport (FLAG_PINGED, FLAG_READ_STOP, KIND_WS, Conn, Io, buf_add, conn_id, conn_io, conn_io_tidy,
-                              table_second)
+from edge._fast.conn cimport (FLAG_PINGED, FLAG_READ_STOP, FLAG_SAID, KIND_WS, Conn, Io, buf_add, conn_id, conn_io,
+                              conn_io_tidy, table_second)
 from edge._fast.const cimport ENC_DEFLATE
 from edge._fast.core cimport (EVENT_CLOSE, EVENT_FAIL, EVENT_MESSAGE, SCRATCH, Event, core_kill, core_ready, event_add,
                               event_bytes)
@@ -31,7 +31,10 @@ cdef void stream_read(Core* k, uint32_t slot, bint ended) noexcept nogil:
         n = recv(c.fd, k.scratch, most, MSG_DONTWAIT)
         if n <= 0:
             if n == 0 or (errno != EAGAIN and errno != EINTR):
-                core_kill(k, slot, &k.count.closed_gone)
+                if c.flags & FLAG_SAID:
+                    core_ready(k, slot)
+                else:
+                    core_kill(k, slot, &k.count.closed_gone)
             return
         c.seen = table_second(&k.table, k.now)
         c.flags &= ~FLAG_PINGED
@@ -124,6 +127,7 @@ cdef int stream_data(Core* k, uint32_t slot, Conn* c, WsPiece* piece) noexcept n
     if e == NULL or (io == NULL and event_bytes(k, e, piece.ptr, piece.len) < 0):
         core_kill(k, slot, &k.count.closed_memory)
         return -1
+    c.flags |= FLAG_SAID
     e.op = piece.op
     e.deflated = piece.deflated
     if io != NULL:              # the block goes with the event

@@ -38,7 +38,7 @@ IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 
 
 def bounded(examples: int = 50, *, steps: int = 30) -> settings:
-    """Property tests that end: in CI always the same examples, elsewhere others each time; a failure says how to repeat it."""
+    """Property tests that end: in CI always the same examples, elsewhere others; a failure says how to repeat it."""
     return settings(max_examples=examples, stateful_step_count=steps, deadline=None, derandomize=IN_CI, print_blob=True)
 
 
@@ -78,7 +78,7 @@ class Viewer:
         self.close_code: int | None = None
         self.end: str | None = None  # "closed" or "reset", by the other side
         self.reading = True
-        self.answers = 0  # long polls answered
+        self.asked, self.answers = 1, 0  # long polls
         self.sock = socket.socket()
         if rcvbuf:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
@@ -288,15 +288,16 @@ class Rig:
         self.memory, self.sockets = fast_sys.memory(), descriptors()
         self.viewers: list[Viewer] = []
         self.heads: dict[tuple[str, int], int] = {}
-        self.requests: list[tuple[int, bytes, bytes, bytes]] = []
+        self.requests: list[tuple[int, bytes, bytes | None, bytes | None]] = []
         self.said: list[tuple[int, int, int, bytes]] = []
         self.handed: list[tuple[int, bytes]] = []
         self.admits = True
+        self.dialled: list[socket.socket] = []
         self.names = 0
         self.noise = random.Random(1).randbytes(16384).hex()  # what no compressor makes much smaller
         self.on_message: Callable[[int, bytes], object] | None = None
-        chosen = engine_options(Config(), anonymous=True, group=False) | options
-        self.engine = Engine(self, capacity, rooms, 7, chosen, trusted)
+        self.options = engine_options(Config(), anonymous=True, group=False) | options
+        self.engine = Engine(self, capacity, rooms, 7, self.options, trusted)
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.listener.setblocking(False)
         self.listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -319,6 +320,8 @@ class Rig:
         self.engine.close()
         for viewer in self.viewers:
             viewer.sock.close()
+        for sock in self.dialled:
+            sock.close()
         for fd, _ in self.handed:
             os.close(fd)
         self.handed = []
@@ -326,14 +329,14 @@ class Rig:
 
     # The engine's upcalls.
 
-    def opens(self, requests: list[tuple[int, bytes, bytes, bytes]]) -> None:
+    def opens(self, requests: list[tuple[int, bytes, bytes | None, bytes | None]]) -> None:
         self.requests += requests
         for id_, room, _, user in requests:
             for viewer in self.viewers:
                 if user and viewer.user == user.decode():
                     viewer._id = id_
             if self.admits:
-                self.engine.admit(id_, room, user, b"claims of " + user)
+                self.engine.admit(id_, room, user or b"", b"claims of " + (user or b"nobody"))
 
     def handoffs(self, connections: list[tuple[int, bytes]]) -> None:
         self.handed += connections
@@ -424,6 +427,13 @@ class Rig:
     def leave(self, viewer: Viewer, *, reset: bool = False) -> None:
         viewer.close(reset=reset)
         self.viewers.remove(viewer)
+
+    def dial(self, data: bytes) -> socket.socket:
+        """A connection that has said so much, and is nobody's viewer."""
+        sock = socket.create_connection(self.listener.getsockname())
+        self.dialled.append(sock)
+        sock.sendall(data)
+        return sock
 
     def count(self, name: str) -> int:
         return int(self.engine.counters()[name])

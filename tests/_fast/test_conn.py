@@ -1,4 +1,4 @@
-"""The connection table: ids that cannot be mistaken, the list of the blocked, and the timer wheel against plain due times."""
+"""The connection table: ids that are never mistaken, the list of the blocked, the timer wheel against due times."""
 
 import pytest
 from hypothesis import given
@@ -75,7 +75,7 @@ TestBlocked.settings = bounded(30)
 
 
 class WheelMachine(RuleBasedStateMachine):
-    """Each slot's timer is a due time. What is due comes out once, in the step of 100 ms after its time, never before."""
+    """Each slot's timer is a due time. What is due comes out once, within 100 ms after its time, never before."""
 
     SLOTS = 12
 

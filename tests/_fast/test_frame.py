@@ -22,10 +22,11 @@ HEADS = {
     ZSTD: 0x80 | Opcode.BINARY,
 }
 texts = st.text(max_size=60)
+entries = st.dictionaries(texts, texts | st.integers(-(2**63), 2**64 - 1) | st.none(), max_size=3)
 messages = st.fixed_dictionaries(
     {"t": st.sampled_from(["batch", "score", "del", "state"]), "id": st.just("c5")},
-    optional={"x": texts, "m": st.lists(st.dictionaries(texts, texts | st.integers(-(2**63), 2**64 - 1) | st.none(), max_size=3), max_size=30)},
-)  # fmt: skip
+    optional={"x": texts, "m": st.lists(entries, max_size=30)},
+)
 
 
 def decoded(enc: int, body: bytes) -> Any:

@@ -1,4 +1,4 @@
-"""The way out of one socket: what is begun is finished, replies go before batches, and a slow viewer costs one frame."""
+"""The way out of one socket: what is begun is finished, replies go before batches, a slow viewer costs one frame."""
 
 import msgspec
 import pytest

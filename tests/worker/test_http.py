@@ -126,6 +126,21 @@ def test_streams_and_refusals_may_be_read_from_elsewhere(server: Server, room: s
         assert raw.reply().headers["access-control-allow-origin"] == "*"
 
 
+@pytest.mark.parametrize("origin", ["https://example.com", ""])
+def test_the_origin_is_the_one_that_is_set(origin: str) -> None:
+    with Server(server_cors_origin=origin) as server:
+        found = []
+        for request_ in ("GET /v1/rooms/r/sse", "GET /v1/rooms/r/poll?last=x", "GET /v1/rooms/r", "GET /v1/rooms/r/ws"):
+            with Raw(server, first=f"{request_} HTTP/1.1\r\nHost: a\r\n\r\n".encode()) as raw:
+                found.append(raw.head()[1].get("access-control-allow-origin", ""))
+        with Raw(server) as raw:
+            raw.post("/v1/rooms/r/comments?user=ann", comment("hi"))
+            assert raw.reply().status == 201
+            raw.get("/v1/rooms/r/poll")
+            found.append(raw.reply().headers.get("access-control-allow-origin", ""))
+        assert found == [origin] * 5
+
+
 # Bodies
 
 

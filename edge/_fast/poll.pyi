@@ -1,0 +1,1 @@
+# Nothing of it is Python's to call: the engine uses the C functions in poll.pxd.

@@ -119,7 +119,7 @@ class Trial:
         self.script = Script(data)
         flags, bounds = self.script.byte(), self.script.byte()
         self.anonymous, self.proxy, self.tiny = bool(flags & 1), flags & 30 == 30, bool(flags & 32)
-        self.hasty = flags == 0xEE  # rare: it takes a second
+        self.hasty = flags == 0xEE and zlib.crc32(data) % 8 == 0  # rare, since it takes a second
         self.secret = os.urandom(8).hex().encode()  # so that no input can pretend to be somebody's first message
         self.clients: dict[int, Client] = {}
         self.past: list[Client] = []

@@ -98,6 +98,7 @@ cdef void farewell_slow(Core* k, uint32_t slot, uint64_t* cause) noexcept nogil:
         n = farewell_hint(k, c, out)
         if n and send(c.fd, out, n, MSG_DONTWAIT | MSG_NOSIGNAL) == <ssize_t>n:
             cause[0] += 1
+            conn_unblock(&k.table, c)   # else whoever sheds the longest-blocked would come to it again
             core_close(k, slot)         # a reset now could overtake it
             return
     c.flags |= FLAG_RESET

@@ -5,9 +5,9 @@
 # atheris (python -m tests.fuzz.fuzz_engine [corpus] [-libFuzzer options]); the tests call `one` without it.
 import contextlib
 import os
+import random
 import select
 import socket
-import struct
 import sys
 import time
 import zlib
@@ -15,18 +15,17 @@ from collections.abc import Callable
 
 import msgpack
 
-from edge._fast import reactor, ws
+from edge._fast import reactor
 from edge._fast import sys as fast_sys
 from edge.config import Config
 from edge.options import engine_options, trusted_networks
-from tests.fuzz import fuzz_ws
-from tests.fuzz.transcript import Transcript
+from tests.fuzz import fuzz_ws, verdict
+from tests.fuzz.client import Client, Script
 
 ROOMS = (b"r0", b"r1")
 CLIENTS = 6
 PATIENCE_S = 5.0
 DEADLINES = "head_ms ping_ms dead_ms blocked_ms heartbeat_ms poll_ms keepalive_ms close_ms".split()
-LINGER_NONE = struct.pack("ii", 1, 0)
 # Numbers that clients may claim to have seen.
 SEEN = (0, 1, 2, 5, 9, 10, 11, 300, 2**32, 2**63, 2**64 - 2, 2**64 - 1)
 EXTENSIONS = (
@@ -37,79 +36,6 @@ EXTENSIONS = (
     b"x-none",
 )
 PROTOCOLS = (b"", b"edge.v1.json", b"edge.v1.msgpack", b"edge.v1.msgpack.zstd", b"chat", b"chat, edge.v1.msgpack")
-# What can end a connection, each counted once: together they must account for all that ever came in.
-ENDS = (
-    "handed_over ended closed_gone closed_dead closed_timeout closed_replies closed_slow closed_behind closed_memory "
-    "refused_proxy"
-).split()
-
-
-class Script:
-    """The input, read from its front; past its end everything is zero."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
-
-    def take(self, size: int) -> bytes:
-        self.at += size
-        return self.data[self.at - size : self.at]
-
-    def byte(self) -> int:
-        taken = self.take(1)
-        return taken[0] if taken else 0
-
-    def __bool__(self) -> bool:
-        return self.at < len(self.data)
-
-
-class Client:
-    def __init__(self, index: int, address: tuple[str, int], tiny: bool) -> None:
-        self.index = index
-        self.sock = socket.socket()
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else small pieces wait for 40 ms
-        if tiny:
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        self.sock.connect(address)
-        self.sock.setblocking(False)
-        self.sent = 0
-        self.room = b""  # of a stream whose request is the first that was sent
-        self.chat = True
-        self.frames: bytearray | None = None  # what was sent behind the upgrade
-        self.deflate = False
-        self.received = b""
-        self.told: list[tuple[int, bytes]] = []
-        self.ended = self.gone = self.reset = False  # by the server; by itself, one way or both; hard
-
-    def send(self, data: bytes) -> int:
-        try:
-            size = self.sock.send(data) if data else 0
-        except OSError:
-            return 0
-        self.sent += size
-        if self.frames is not None:
-            self.frames += data[:size]
-        return size
-
-    def read(self) -> bool:
-        """Whether there was anything."""
-        if self.reset or self.ended:
-            return False
-        try:
-            data = self.sock.recv(1 << 20)
-        except BlockingIOError:
-            return False
-        except OSError:
-            data, self.reset = b"", True
-        self.received += data
-        self.ended = not data
-        return True
-
-    def close(self, hard: bool) -> None:
-        if hard:
-            self.reset = True
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
-        self.gone = True
-        self.sock.close()
 
 
 class Trial:
@@ -117,28 +43,30 @@ class Trial:
 
     def __init__(self, data: bytes) -> None:
         self.script = Script(data)
-        flags, bounds = self.script.byte(), self.script.byte()
+        flags, bounds, mood = self.script.byte(), self.script.byte(), self.script.byte()
+        # What the program above decides by; not read from the script, whose steps would shift.
+        self.whims = iter(random.Random(mood).randbytes(4096) if mood else b"")
         self.anonymous, self.proxy, self.tiny = bool(flags & 1), flags & 30 == 30, bool(flags & 32)
-        self.hasty = flags == 0xEE and zlib.crc32(data) % 8 == 0  # rare, since it takes a second
+        hasty = flags == 0xEE and zlib.crc32(data) % 8 == 0  # rare, since it takes a second
         self.secret = os.urandom(8).hex().encode()  # so that no input can pretend to be somebody's first message
         self.clients: dict[int, Client] = {}
         self.past: list[Client] = []
         self.whose: dict[int, Client] = {}
         self.parked: list[tuple[int, bytes, bytes]] = []
-        self.heads = {room: [0, 0] for room in ROOMS}
-        self.disturbed = False  # the program above ended or hid something: a viewer may have less than all
-        self.message_bytes, self.inflated_bytes = (4096, 130, 0, 70_000)[bounds & 3], (16384, 64)[bounds >> 2 & 1]
+        self.heads: dict[bytes, list[int]] = {}  # of the rooms that are open
+        self.incarnation = 0
+        self.bounds = verdict.Bounds((4096, 130, 0, 70_000)[bounds & 3], (16384, 64)[bounds >> 2 & 1], hasty)
         options = engine_options(Config(), self.anonymous, False) | {
             "proxy": int(self.proxy),
-            "message_bytes": self.message_bytes,
-            "inflated_bytes": self.inflated_bytes,
+            "message_bytes": self.bounds.message_bytes,
+            "inflated_bytes": self.bounds.inflated_bytes,
             "reply_bytes": (65536, 256)[bounds >> 3 & 1],
             "chat_ring": (1 << 18, 9000)[bounds >> 4 & 1],
             "must_ring": (1 << 16, 3000)[bounds >> 5 & 1],
             "budget_bytes": (1 << 28, 20_000)[bounds >> 6 & 1],
             "per_ip": (0, 3)[bounds >> 7],
         }
-        if self.hasty:
+        if hasty:
             options |= dict.fromkeys(DEADLINES, 20)
         self.engine = reactor.Engine(self, 16, 4, 1, options, trusted_networks(("127.0.0.0/8",)))
         self.listener = socket.socket()
@@ -153,20 +81,23 @@ class Trial:
 
     # ---- the program above ----
 
+    def whim(self) -> int:
+        return next(self.whims, 0)
+
     def opens(self, requests: list[tuple[int, bytes, bytes | None, bytes | None]]) -> None:
         for id_, room, token, user in requests:
             if token == self.secret and user and len(user) == 2:
                 self.whose[id_] = self.clients[int(user[1:])]
             self.parked.append((id_, room, user or b""))
-            if self.script.byte() & 7:
+            if not self.whim() & 1:
                 self.decide(-1)
 
     def handoffs(self, connections: list[tuple[int, bytes]]) -> None:
         for fd, _peer in connections:
             with socket.socket(fileno=fd) as sock:
                 head = sock.recv(8192)
-                if self.script.byte() & 1:
-                    line = b"GET /v1/rooms/r0/ws HTTP/1.1\r\n" if self.script.byte() & 1 else b""
+                if self.whim() & 1:
+                    line = b"GET /v1/rooms/r0/ws HTTP/1.1\r\n" if self.whim() & 1 else b""
                     self.engine.adopt(sock.detach(), line + (head.partition(b"\r\n")[2] if line else head))
 
     def messages(self, messages: list[tuple[int, int, int, bytes]]) -> None:
@@ -175,7 +106,7 @@ class Trial:
                 self.whose[id_] = self.clients[int(payload[-1:])]
             if id_ in self.whose:
                 self.whose[id_].told.append((op, payload))
-            what = self.script.byte()
+            what = self.whim()
             if what & 3 == 0:
                 self.engine.reply(id_, {"t": "ack", "ref": "x" * len(payload), "status": "published"})
             elif what & 3 == 1:  # in the op that transcripts pass over
@@ -187,17 +118,20 @@ class Trial:
         id_, room, user = self.parked.pop(which)
         if room not in self.heads:
             self.engine.refuse(id_, 404, b"not_found", b"no \x00 such \xff room")
-        elif self.script.byte() & 31 == 31:
+        elif self.whim() & 31 == 31:
             self.engine.refuse(id_, 503, b"overloaded", b"x" * 200, 5)
         else:
             self.engine.admit(id_, room, user, b"claims" * (len(user) & 1))
 
     def end(self, id_: int) -> None:
-        self.disturbed |= self.engine.end(id_, 1008, b"x" * (self.script.byte() & 127))
+        if id_ in self.whose:
+            self.whose[id_].cut = True
+        self.engine.end(id_, 1008, b"x" * (self.whim() & 127))
 
     def room_open(self, room: bytes) -> None:
         self.heads[room] = [10, 20]
-        self.engine.room_open(room, 1, *self.heads[room])
+        self.incarnation += 1
+        self.engine.room_open(room, self.incarnation, *self.heads[room])
 
     # ---- steps: what a script may say ----
 
@@ -261,7 +195,7 @@ class Trial:
         if not first or client.sent < len(head) + 2:
             return
         if stream != b"poll" and room in ROOMS:
-            client.room, client.chat = room, not what & 64
+            client.room, client.must_only = room, bool(what & 64)
         if stream == b"ws":
             client.frames = bytearray()
             client.deflate = b"permessage" in extension and b"; ;" not in extension and protocol in PROTOCOLS[:2]
@@ -278,16 +212,17 @@ class Trial:
     def step_append(self) -> None:
         what = self.script.byte()
         room, lane, size = ROOMS[what & 1], what >> 1 & 1, (0, 200, 2000, 30_000)[what >> 2 & 3]
-        for _ in range(1 + (what >> 4 & 7)):
+        for _ in range(1 + (what >> 4 & 7) if room in self.heads else 0):
             self.heads[room][lane] += 5 if what & 128 else 1
             seq = self.heads[room][lane]
             batch = {"t": "batch" if lane else "score", "id": f"{'mc'[lane]}{seq}", "x": "x" * size}
             self.engine.append(room, lane, seq, 1 + (what & 7), msgpack.packb(batch))
 
     def step_visible(self) -> None:
-        self.disturbed = True
         for id_ in self.ids():
-            self.engine.visible(id_, bool(self.script.byte() & 1))
+            on = bool(self.script.byte() & 1)
+            if self.engine.visible(id_, on):
+                self.whose[id_].hidden = not on
 
     def step_end(self) -> None:
         for id_ in self.ids():
@@ -301,12 +236,15 @@ class Trial:
 
     def step_room(self) -> None:
         what, room = self.script.byte(), ROOMS[self.script.byte() & 1]
-        if what & 3 == 0:
-            self.disturbed = True
+        if room not in self.heads:
+            self.room_open(room)
+        elif what & 1:
+            for client in self.clients.values():
+                client.cut |= client.room == room
             self.engine.room_end(room, 1001, b"over")
-            self.room_open(room)
+            del self.heads[room]
         elif self.engine.room_close(room):
-            self.room_open(room)
+            del self.heads[room]
 
     def step_decide(self) -> None:
         if self.parked:
@@ -318,7 +256,7 @@ class Trial:
             self.engine.room_of(id_)
             self.engine.claims(id_)
             self.engine.renew(id_, b"other", 1)
-        for room in ROOMS:
+        for room in self.heads:
             self.engine.descriptors(room)
             self.engine.room_info(room)
         assert sum(len(self.engine.sockets_of(b"u%d" % i)) for i in range(CLIENTS)) <= 16
@@ -330,7 +268,8 @@ class Trial:
 
     def step_leave(self) -> None:
         client, what = self.client(), self.script.byte()
-        self.turn()
+        if not what & 4:
+            self.turn()
         if what & 3 == 0:
             client.gone = True
             with contextlib.suppress(OSError):
@@ -373,10 +312,12 @@ class Trial:
             STEPS[(what & 127) % len(STEPS)](self)
             if what & 128:
                 self.turn()
-        self.eventually(self.check_viewers)
+        self.eventually(lambda: verdict.check_here(self.clients.values(), self.engine, self.heads, self.bounds))
         self.leave()
-        self.check_clients()
-        self.check_engine()
+        verdict.check_gone([*self.past, *self.clients.values()], self.engine.counters(), self.bounds)
+        for room in self.heads:
+            assert self.engine.room_close(room)
+        assert self.engine.counters()["held_bytes"] == 0
 
     def eventually(self, check: Callable[[], None]) -> None:
         """The kernel may take its time between two sockets, so whatever must come may come later, but not never."""
@@ -392,7 +333,9 @@ class Trial:
 
     def leave(self) -> None:
         until = time.monotonic() + PATIENCE_S
-        while self.hasty and self.here() > self.engine.counters()["viewers_sse"]:  # an event stream may stay for ever
+        while (
+            self.bounds.hasty and self.here() > self.engine.counters()["viewers_sse"]
+        ):  # an event stream may stay for ever
             self.settle()
             assert time.monotonic() < until, f"deadlines did not end all: {self.engine.counters()}"
             select.select([self.engine.fileno()], [], [], 0.05)
@@ -406,76 +349,6 @@ class Trial:
 
     def here(self) -> int:
         return int(self.engine.counters()["connections"])
-
-    # ---- checks ----
-
-    def check_viewers(self) -> None:
-        """Who is still here has told and read everything; who has ended its side has been seen off."""
-        count = self.engine.counters()
-        viewers = sum(self.engine.room_info(room)["viewers"] for room in ROOMS)
-        assert viewers == sum(count[name] for name in count if name.startswith("viewers_"))
-        for client in self.clients.values():
-            assert client.ended or client.reset or not client.gone, "a half-closed connection was not ended"
-            transcript = Transcript(client.received)
-            assert transcript.whole or client.ended or client.reset
-            here = not (client.ended or client.reset or self.disturbed)
-            if transcript.begun and client.room and here:
-                heads = dict(zip("mc", self.heads[client.room], strict=True))
-                for lane in "mc" if client.chat else "m":
-                    assert transcript.seen[lane] >= heads[lane], (transcript.seen, heads)
-            cut = any(count[name] for name in ("closed_replies", "closed_slow", "closed_behind", "closed_memory"))
-            told_all = not (cut or client.gone or client.reset or self.disturbed or self.hasty)
-            self.check_told(client, transcript, told_all)
-
-    def check_clients(self) -> None:
-        for client in [*self.past, *self.clients.values()]:
-            self.check_told(client, Transcript(client.received), exact=False)
-        received = sum(len(client.received) for client in [*self.past, *self.clients.values()])
-        count = self.engine.counters()
-        assert received <= count["bytes"] + 256 * (
-            count["closed_slow"] + count["closed_behind"] + count["closed_memory"]
-        )
-
-    def check_told(self, client: Client, transcript: Transcript, exact: bool) -> None:
-        """The messages, pongs and close code that the client's frames deserve; or the first of them, if not exact."""
-        if client.frames is None or transcript.stream != "ws":
-            return
-        want = fuzz_ws.reference(bytes(client.frames), self.message_bytes, client.deflate)
-        told, pongs, code = list[tuple[int, bytes]](), list[bytes](), want.failure and want.failure[0]
-        for message in want.told:
-            payload = self.inflated(message) if message.deflated else message.payload
-            if isinstance(payload, int) or message.op == "close":
-                code = payload if isinstance(payload, int) else abs(ws.close_code(payload))
-                break
-            if message.op == "ping":
-                pongs.append(payload)
-            elif message.op != "pong":
-                told.append((1 if message.op == "text" else 2, payload))
-        assert client.told == told[: len(client.told)], (client.told, told)
-        assert transcript.pongs == pongs[: len(transcript.pongs)], (transcript.pongs, pongs)
-        if exact:
-            assert (client.told, transcript.pongs, transcript.close) == (told, pongs, code)
-
-    def inflated(self, told: fuzz_ws.Told) -> bytes | int:
-        """Or the close code that it deserves."""
-        try:
-            payload = zlib.decompressobj(-15).decompress(told.payload + b"\0\0\xff\xff", self.inflated_bytes + 1)
-            if len(payload) > self.inflated_bytes:
-                return 1009
-            if told.op == "text":
-                payload.decode()
-        except (zlib.error, UnicodeDecodeError):
-            return 1007
-        return payload
-
-    def check_engine(self) -> None:
-        count = self.engine.counters()
-        assert count["accepted"] + count["adopted"] == sum(count[name] for name in ENDS), count
-        for name in ("connections", "cold", "users", *(name for name in count if name.startswith("viewers_"))):
-            assert count[name] == 0, (name, count)
-        for room in ROOMS:
-            assert self.engine.room_close(room)
-        assert self.engine.counters()["held_bytes"] == 0
 
     def close(self) -> None:
         for client in self.clients.values():

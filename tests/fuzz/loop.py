@@ -84,7 +84,7 @@ def fuzz(
     """Runs the pool, then mutations of it and of what they led to. What fails is raised with the input and the seed."""
     one, chance = target(name), random.Random(seed)
     cover = ctypes.CDLL(None) if COVERED else None
-    runs, features, began, todo = 0, 0, time.monotonic(), list(pool)
+    runs, features, began, todo = 0, 0, time.monotonic(), chance.sample(pool, len(pool))
     if cover:
         cover.cover_new()
     while time.monotonic() < began + seconds:

@@ -43,44 +43,61 @@ def _ws() -> Iterator[bytes]:
 
 
 def _engine() -> Iterator[bytes]:
-    """Scripts: a byte for options and one for bounds, then steps."""
-    from tests.fuzz.fuzz_engine import STEPS
-
-    at = {step.__name__.removeprefix("step_"): index for index, step in enumerate(STEPS)}
-
-    def step(name: str, *rest: int, data: bytes = b"") -> bytes:
-        return bytes((at[name], *rest)) + data
-
-    def raw(client: int, data: bytes, cut: int = 0) -> bytes:
-        return step("raw", client, len(data) >> 8, len(data) & 255, data=data + bytes((cut,)))
-
+    """Scripts: a byte each for options, for bounds and for the program's mood, then steps."""
     for head in _http():
         if len(head) > LONGEST:
             continue
-        yield b"\1\0" + raw(0, head) + step("turn") + raw(0, b"\x89\x80\1\2\3\4", 1)
-        yield b"\0\0" + raw(0, head, 50) + step("turn") + step("decide", 0) + step("turn")
+        yield b"\1\0\0" + raw(0, head) + step("turn") + raw(0, b"\x89\x80\1\2\3\4", 1)
+        yield b"\0\0\0" + raw(0, head, 50) + step("turn") + step("decide", 0) + step("turn")
     for wire, deflate in _ws_goldens():
         if len(wire) > LONGEST:
             continue
-        yield b"\1\0" + step("stream", 0, 16, int(deflate), 0, 0) + step("turn") + raw(0, wire) + step("turn")
-        yield b"\1\0" + step("stream", 0, 0, int(deflate), 0, 0) + raw(0, wire, 3)
+        yield b"\1\0\0" + step("stream", 0, 16, int(deflate), 0, 0) + step("turn") + raw(0, wire) + step("turn")
+        yield b"\1\0\0" + step("stream", 0, 0, int(deflate), 0, 0) + raw(0, wire, 3)
     for proxy in PROXIES:
-        yield b"\x1f\0" + raw(0, proxy + b"GET /v1/rooms/r0/sse HTTP/1.1\r\nHost: a\r\n\r\n", 9) + step("append", 4)
-    everybody = b"".join(step("stream", i, 16 + 32 * (i == 1) + kind, enc, *b"\2\2\0\0") for i, kind, enc in
-                         ((0, 0, 0), (1, 1, 0x08), (2, 0, 0x18), (3, 0, 1), (4, 2, 0), (5, 3, 0)))  # fmt: skip
-    for flags in (b"\1\0", b"\0\0", b"\x21\0", b"\x21\x70", b"\xee\0"):
-        begun = flags + everybody + step("turn")
-        yield begun + b"".join(step("append", what) for what in (0x30, 0x36, 0x70, 0xF6)) + step("turn")
-        yield (
-            begun
-            + b"".join(step("append", 0x7E) + step("turn") for _ in range(6))
-            + b"".join(step("read", i) for i in range(6))
-        )
-        yield begun + b"".join(
-            step(name, 3, 1, 0) for name in ("visible", "append", "visible", "reply", "ask", "end", "room")
-        )
-        yield begun + b"".join(step("leave", i, i) + step("append", 0x36) for i in range(6))
-        yield begun + b"".join(step("deflated", i, 0x55 + i, 0, data=b"hello") for i in range(4)) + step("turn")
+        yield b"\x1f\0\0" + raw(0, proxy + b"GET /v1/rooms/r0/sse HTTP/1.1\r\nHost: a\r\n\r\n", 9) + step("append", 4)
+    for flags in (b"\1\0\0", b"\0\0\0", b"\x21\0\1", b"\x21\x70\2", b"\xee\0\0"):
+        yield from _scenes(flags)
+    yield from found().values()
+
+
+def step(name: str, *rest: int, data: bytes = b"") -> bytes:
+    from tests.fuzz.fuzz_engine import STEPS
+
+    names = [step.__name__.removeprefix("step_") for step in STEPS]
+    return bytes((names.index(name), *rest)) + data
+
+
+def raw(client: int, data: bytes, cut: int = 0) -> bytes:
+    return step("raw", client, len(data) >> 8, len(data) & 255, data=data + bytes((cut,)))
+
+
+def _scenes(flags: bytes) -> Iterator[bytes]:
+    """A viewer of each kind, and what may happen to all of them."""
+    kinds = ((0, 0), (1, 0x08), (0, 0x18), (0, 1), (2, 0), (3, 0))
+    begun = flags + b"".join(step("stream", i, 16 + kind, enc, 0) for i, (kind, enc) in enumerate(kinds)) + step("turn")
+    slow = b"".join(step("append", 0x7E) + step("turn") for _ in range(6))
+    yield begun + b"".join(step("append", what) for what in (0x30, 0x36, 0x70, 0xF6)) + step("turn")
+    yield begun + slow + b"".join(step("read", i) for i in range(6))
+    yield begun + slow + b"".join(step("leave", i, i) + step("append", 0x36) for i in range(6))
+    yield begun + b"".join(step("deflated", i, 0x55 + i, 0, data=b"hello") for i in range(4)) + step("turn")
+    for name in ("visible", "reply", "ask", "end", "room"):
+        yield begun + step("append", 0x36) + b"".join(step(name, i, 1, 0) + step("append", 4) for i in range(4))
+
+
+def found() -> dict[str, bytes]:
+    """What the engine's target has found, each in a few steps."""
+    compressed = step("stream", 0, 0, 1, 0, 0) + step("turn")
+    return {
+        "an end that comes with the head": b"\0\0\0" + step("stream", 0, 16, 0, 0) + step("leave", 0, 4),
+        "a poll's end that comes with the head": b"\1\0\0" + step("stream", 0, 3, 0, 0) + step("leave", 0, 4),
+        "a message behind one that does not inflate": b"\1\0\0"
+        + compressed
+        + raw(0, b"\xc1\x81" + bytes(4) + b"\xff" + b"\x81\x81" + bytes(4) + b"a"),
+        "an empty message, and an empty first fragment": b"\1\0\0"
+        + step("stream", 0, 0, 0, 0, 0)
+        + raw(0, b"\x81\x80" + bytes(4) + b"\x01\x80" + bytes(4) + b"\x80\x80" + bytes(4)),
+    }
 
 
 _MAKERS: dict[str, Callable[[], Iterator[bytes]]] = {

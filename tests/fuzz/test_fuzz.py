@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from tests.fuzz import loop, seeds
+from tests.fuzz import fuzz_engine, loop, seeds
 
 SECONDS = 2.0
 
@@ -15,7 +15,12 @@ def test_a_target_for_a_moment(name: str) -> None:
     seed = int(os.environ.get("FUZZ_SEED") or random.SystemRandom().randrange(2**32))
     ran = loop.fuzz(name, SECONDS, seed, seeds.of(name))
     print(f"{name}: {ran}; FUZZ_SEED={seed}")
-    assert ran.runs >= 20
+    assert ran.runs >= 5
+
+
+@pytest.mark.parametrize("name", seeds.found())
+def test_what_was_found(name: str) -> None:
+    fuzz_engine.one(seeds.found()[name])
 
 
 @pytest.mark.parametrize("name", seeds.TARGETS)

@@ -20,14 +20,19 @@ Offer = Callable[[Identity, str, wire.CommentBody, str, Callable[[str], None]], 
 
 
 class Sockets(Protocol):
-    """What is used of the engine."""
+    """What is used of the engine. A reply is written in its next turn."""
 
     def reply(self, id_: int, message: dict[str, Any], /) -> bool: ...
     def end(self, id_: int, code: int, reason: bytes, /) -> bool: ...
     def visible(self, id_: int, on: bool, /) -> bool: ...
     def room_of(self, id_: int, /) -> bytes | None: ...
     def claims(self, id_: int, /) -> bytes | None: ...
+    def hold(self, id_: int, on: bool, /) -> None: ...
     def renew(self, id_: int, claims: bytes, expires: int, /) -> bool: ...
+
+
+UNDER_WAY = 128
+"""Comments of one socket whose fate is open. With more, it is not read until half of them have their acks."""
 
 
 class Ops:
@@ -38,13 +43,16 @@ class Ops:
         inflated_bytes: int,
         identify: Callable[[str], Identity],
         offer: Offer,
+        soon: Callable[[], None],
     ) -> None:
         self._sockets = sockets
         self._binary = binary
         self._inflated_bytes = inflated_bytes
         self._identify = identify
         self._offer = offer
+        self._soon = soon  # there is something to write: a turn is wanted
         self._unzstd = zstandard.ZstdDecompressor()
+        self._under_way: dict[int, int] = {}  # only of sockets that have some
 
     def take(self, id_: int, op: int, encoding: int, payload: bytes) -> None:
         """One WebSocket message, with its opcode, on a socket of that encoding."""
@@ -90,7 +98,9 @@ class Ops:
         made = ""  # its id
 
         def done(status: str) -> None:
+            self._settled(id_)
             self._sockets.reply(id_, ack(op.ref, made, status))
+            self._soon()
 
         room = self._sockets.room_of(id_)
         claims = self._sockets.claims(id_)
@@ -102,9 +112,26 @@ class Ops:
                 raise EdgeError("unauthorized", "the token has ended")
             identity.check("comment", room.decode())
             made = wire.comment_id(identity.user, op.ref)
-            self._offer(identity, room.decode(), op, made, done)
+            self._begun(id_)
+            try:
+                self._offer(identity, room.decode(), op, made, done)
+            except EdgeError:
+                self._settled(id_)
+                raise
         except EdgeError as error:
             self._sockets.reply(id_, wire.ack(op.ref, None, "rejected", error))
+
+    def _begun(self, id_: int) -> None:
+        count = self._under_way[id_] = self._under_way.get(id_, 0) + 1
+        if count == UNDER_WAY:
+            self._sockets.hold(id_, True)
+
+    def _settled(self, id_: int) -> None:
+        count = self._under_way.pop(id_) - 1
+        if count:
+            self._under_way[id_] = count
+        if count == UNDER_WAY // 2:
+            self._sockets.hold(id_, False)
 
     def _auth(self, id_: int, op: wire.Auth) -> None:
         claims = self._sockets.claims(id_)

@@ -105,7 +105,12 @@ class Worker:
         )
         self.publisher = Publisher(link, config.streams.flush_ms, self._viewers, self.spawn)
         self.ops = Ops(
-            self.engine, BINARY, config.limits.inflated_bytes, lambda token: self.identify(token, None), self._offer
+            self.engine,
+            BINARY,
+            config.limits.inflated_bytes,
+            lambda token: self.identify(token, None),
+            self._offer,
+            self.soon,
         )
         loop.add_reader(self.engine.fileno(), self.readable)
 

@@ -36,7 +36,7 @@ cdef enum:                      # flags
     FLAG_READ_STOP = 4096       # broke the protocol or said goodbye: nothing more is read
     FLAG_SKIP = 8192            # missed too much while blocked: a gap up to the tail comes next
     FLAG_SHUT = 16384           # our side is shut down
-    FLAG_SAID = 32768           # a message of it has not been handed on yet: it is kept for so long, if it ends
+    FLAG_HELD = 32768           # the program above has enough of it for now: not read
 
 ctypedef struct Conn:           # 64 bytes
     int32_t fd

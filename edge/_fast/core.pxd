@@ -175,4 +175,5 @@ cdef inline Room* core_room(Core* k, Conn* c) noexcept nogil:
 
 cdef Event* event_add(Core* k, int kind, uint64_t id) noexcept nogil           # NULL when there is no memory
 cdef int event_bytes(Core* k, Event* e, const uint8_t* p, size_t n) noexcept nogil
+cdef bint event_waits(Core* k, uint64_t id) noexcept nogil      # one of this connection has not been handed on
 cdef void events_clear(Core* k) noexcept nogil

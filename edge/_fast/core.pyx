@@ -183,6 +183,14 @@ cdef int event_bytes(Core* k, Event* e, const uint8_t* p, size_t n) noexcept nog
     return 0
 
 
+cdef bint event_waits(Core* k, uint64_t id) noexcept nogil:
+    cdef uint32_t i
+    for i in range(k.events.n):
+        if k.events.list[i].id == id:
+            return True
+    return False
+
+
 cdef void events_clear(Core* k) noexcept nogil:
     cdef uint32_t i
     for i in range(k.events.n):

@@ -3,13 +3,13 @@ from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_HIDDEN, FLAG_MUST, FLAG_PINGED,
                               KIND_POLL, KIND_SSE, KIND_WS, PRE_MAX, Conn, Io, buf_add, conn_block, conn_io,
                               conn_io_tidy, conn_unblock, table_second, timer_set)
 from edge._fast.const cimport (ENC_DEFLATE, ENC_JSON, ENC_MSGPACK, ENC_SSE, ENC_ZSTD, LANE_CHAT, LANE_MUST)
-from edge._fast.core cimport core_kill, core_room
+from edge._fast.core cimport core_kill, core_ready, core_room
 from edge._fast.frame cimport Frame, frame_data, frame_ref, frame_unref
 from edge._fast.log cimport Log, log_frame
 from edge._fast.poll cimport poll_answer
 from edge._fast.room cimport Room
 from edge._fast.sse cimport Vector, gap_write, gap_write_msgpack, sse_id, zstd_raw
-from edge._fast.sys cimport (EAGAIN, EINTR, ENOBUFS, ENOMEM, MSG_DONTWAIT, MSG_NOSIGNAL, NONE, errno, iovec, mem_free,
+from edge._fast.sys cimport (EAGAIN, EINTR, ENOBUFS, ENOMEM, MSG_DONTWAIT, MSG_NOSIGNAL, NONE, errno, iovec,
                              memcpy, memmove, memset, msghdr, send, sendmsg)
 from edge._fast.ws cimport ws_head
 
@@ -342,59 +342,89 @@ cdef int out_unblocked(Core* k, uint32_t slot) noexcept nogil:
     return out_flush(k, slot, LANE_CHAT)
 
 
-cdef int out_reply(Core* k, uint32_t slot, const uint8_t* p, size_t n) noexcept nogil:
-    cdef Conn* c = &k.table.conns[slot]
-    cdef Io* io = NULL
-    cdef ssize_t took = 0
-    k.count.replies += 1
-    if c.io != NONE:
-        io = &k.table.ios[c.io]
-    if not c.flags & FLAG_BLOCKED and (
-            io == NULL or (io.frame == NULL and io.pre_at == io.pre_len and io.out_at == io.out_len)):
-        took = send(c.fd, p, n, MSG_DONTWAIT | MSG_NOSIGNAL)
-        if took < 0:
-            if out_failed(k, slot, c) == OUT_DEAD:
-                return OUT_DEAD
-            took = 0
-        else:
-            out_count(k, c, took)
-            if <size_t>took == n:
-                return OUT_CLEAR
-            k.count.short_writes += 1
-    io = conn_io(&k.table, c)
+cdef bint out_waits(Core* k, Conn* c) noexcept nogil:
+    # Something is half written, or replies are kept: whatever comes has to go behind it.
+    cdef Io* io
+    if c.io == NONE:
+        return False
+    io = &k.table.ios[c.io]
+    return io.frame != NULL or io.pre_at != io.pre_len or io.out_at != io.out_len
+
+
+cdef int out_keep(Core* k, uint32_t slot, Conn* c, const uint8_t* p, size_t n) noexcept nogil:
+    cdef Io* io = conn_io(&k.table, c)
+    cdef size_t waits
     if io == NULL:
         core_kill(k, slot, &k.count.closed_memory)
         return OUT_DEAD
     # The bound holds for what waits: a reply that was begun, or that is alone, is let in whole.
-    if io.out_len > io.out_at and io.out_len - io.out_at + n > k.opt.reply_bytes:
+    waits = io.out_len - io.out_at
+    if waits and waits + n > k.opt.reply_bytes:
         core_kill(k, slot, &k.count.closed_replies)
         return OUT_DEAD
     if io.out_at > 0:
-        io.out_len -= io.out_at
-        memmove(io.out, io.out + io.out_at, io.out_len)
+        io.out_len = <uint32_t>waits
+        memmove(io.out, io.out + io.out_at, waits)
         io.out_at = 0
-    if buf_add(&io.out, &io.out_len, &io.out_cap, p + took, n - took) < 0:
+    if buf_add(&io.out, &io.out_len, &io.out_cap, p, n) < 0:
         core_kill(k, slot, &k.count.closed_memory)
         return OUT_DEAD
+    return OUT_CLEAR
+
+
+cdef int out_reply(Core* k, uint32_t slot, const uint8_t* p, size_t n) noexcept nogil:
+    cdef Conn* c = &k.table.conns[slot]
+    cdef ssize_t took = 0
+    k.count.replies += 1
+    if c.flags & FLAG_BLOCKED:
+        return OUT_DEAD if out_keep(k, slot, c, p, n) == OUT_DEAD else OUT_BLOCKED
+    if out_waits(k, c):
+        return OUT_DEAD if out_keep(k, slot, c, p, n) == OUT_DEAD else out_flush(k, slot, LANE_MUST)
+    took = send(c.fd, p, n, MSG_DONTWAIT | MSG_NOSIGNAL)
+    if took < 0:
+        if out_failed(k, slot, c) == OUT_DEAD:
+            return OUT_DEAD
+        took = 0
+    else:
+        out_count(k, c, took)
+        if <size_t>took == n:
+            return OUT_CLEAR
+        k.count.short_writes += 1
+    if out_keep(k, slot, c, p + took, n - took) == OUT_DEAD:
+        return OUT_DEAD
     out_block(k, slot, c)
-    return OUT_BLOCKED
+    return OUT_DEAD if c.kind == KIND_DEAD else OUT_BLOCKED
 
 
 cdef int out_message(Core* k, uint32_t slot, const uint8_t* body, size_t n) noexcept nogil:
+    # What is said in one turn goes out in one write: a hundred acks of a hundred bytes make one segment, not a hundred.
     cdef Conn* c = &k.table.conns[slot]
+    cdef Io* io
     cdef uint8_t head[16]
-    cdef uint8_t* whole = NULL
-    cdef uint32_t len = 0, cap = 0
-    cdef int h = 0, result
+    cdef int h = 0
     if c.kind == KIND_WS:
         h = ws_head(head, 1 if c.enc == ENC_JSON or c.enc == ENC_DEFLATE else 2, False, n)
-    if buf_add(&whole, &len, &cap, head, h) < 0 or buf_add(&whole, &len, &cap, body, n) < 0:
+    if not c.flags & FLAG_BLOCKED and c.io != NONE:
+        io = &k.table.ios[c.io]
+        if io.out_len - io.out_at + h + n > k.opt.reply_bytes // 2 and out_flush(k, slot, LANE_MUST) == OUT_DEAD:
+            return OUT_DEAD
+    k.count.replies += 1
+    # Both parts or none: the bound is asked with the whole, and what is alone is let in whole.
+    if c.io != NONE and k.table.ios[c.io].out_len > k.table.ios[c.io].out_at:
+        io = &k.table.ios[c.io]
+        if io.out_len - io.out_at + h + n > k.opt.reply_bytes:
+            core_kill(k, slot, &k.count.closed_replies)
+            return OUT_DEAD
+    if h and out_keep(k, slot, c, head, h) == OUT_DEAD:
+        return OUT_DEAD
+    io = conn_io(&k.table, c)
+    if io == NULL or buf_add(&io.out, &io.out_len, &io.out_cap, body, n) < 0:
         core_kill(k, slot, &k.count.closed_memory)
-        result = OUT_DEAD
-    else:
-        result = out_reply(k, slot, whole, len)
-    mem_free(whole, cap)
-    return result
+        return OUT_DEAD
+    if c.flags & FLAG_BLOCKED:
+        return OUT_BLOCKED
+    core_ready(k, slot)
+    return OUT_CLEAR
 
 
 cdef int out_gap(Core* k, uint32_t slot, uint64_t last) noexcept nogil:

@@ -8,7 +8,7 @@ import msgspec
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_HIDDEN, FLAG_MUST, FLAG_SAID, FLAG_SKIP, KIND_FREE, KIND_HEAD,
+from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_HELD, FLAG_HIDDEN, FLAG_MUST, FLAG_SKIP, KIND_FREE, KIND_HEAD,
                               KIND_PARKED, KIND_SSE, KIND_WS, Conn, Join, conn_find, conn_id, table_wake, timer_waits)
 from edge._fast.const cimport (ENC_DEFLATE, ENC_JSON, ENC_MSGPACK, ENC_POLL, ENC_SSE, ENC_ZSTD, LANE_CHAT,
                                LANE_MUST)
@@ -171,7 +171,6 @@ cdef class Engine:
                     p[n + e.token_len:e.len] if e.code & EVENT_USER else None,
                 ))
             elif e.kind == EVENT_MESSAGE:
-                k.table.conns[slot].flags &= ~FLAG_SAID
                 payload = PyBytes_FromStringAndSize(<char*>p, e.len)
                 code = 0
                 if e.deflated:
@@ -359,6 +358,17 @@ cdef class Engine:
             body = encode(c.enc, msgspec.msgpack.encode(message))
         self.k.now = now_ns()
         return out_message(&self.k, slot, body, len(body)) != OUT_DEAD
+
+    def hold(self, uint64_t id, bint on) -> None:
+        """Stop reading from a socket, or go on: its peer is slowed down by TCP, and nothing of it is lost."""
+        cdef uint32_t slot = self.find(id)
+        if slot == NONE:
+            return
+        if on:
+            self.k.table.conns[slot].flags |= FLAG_HELD
+        elif self.k.table.conns[slot].flags & FLAG_HELD:
+            self.k.table.conns[slot].flags &= ~FLAG_HELD
+            core_ready(&self.k, slot)
 
     def send(self, uint64_t id, int op, bytes payload) -> bool:
         """A WebSocket message as it is."""

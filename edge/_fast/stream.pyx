@@ -1,11 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
 from libc.stdint cimport uint64_t
 
-from edge._fast.conn cimport (FLAG_PINGED, FLAG_READ_STOP, FLAG_SAID, KIND_WS, Conn, Io, buf_add, conn_id, conn_io,
-                              conn_io_tidy, table_second)
+from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_HELD, FLAG_PINGED, FLAG_READ_STOP, KIND_WS, Conn, Io, buf_add,
+                              conn_id, conn_io, conn_io_tidy, table_second)
 from edge._fast.const cimport ENC_DEFLATE
 from edge._fast.core cimport (EVENT_CLOSE, EVENT_FAIL, EVENT_MESSAGE, SCRATCH, Event, core_kill, core_ready, event_add,
-                              event_bytes)
+                              event_bytes, event_waits)
 from edge._fast.out cimport OUT_DEAD, out_reply
 from edge._fast.sys cimport EAGAIN, EINTR, MSG_DONTWAIT, NONE, errno, memcpy, memset, recv
 from edge._fast.ws cimport (WS_CLOSE, WS_MORE, WS_PING, WS_PONG, WsPiece, WsState, ws_close_code, ws_head, ws_idle,
@@ -23,7 +23,9 @@ cdef void stream_read(Core* k, uint32_t slot, bint ended) noexcept nogil:
     cdef ssize_t most = <ssize_t>min(<uint64_t>SCRATCH, max(<uint64_t>READ_LEAST, k.opt.message_bytes))
     cdef bint again = True
     while again:
-        if c.flags & FLAG_READ_STOP:
+        if c.flags & (FLAG_READ_STOP | FLAG_BLOCKED | FLAG_HELD):
+            # Who does not take our answers is not listened to either: TCP tells it so, and replies cannot pile up. It
+            # is looked at again as soon as it can be written to.
             return
         if k.events.n >= EVENTS_MOST:
             core_ready(k, slot)         # the program above has enough for this turn
@@ -31,8 +33,8 @@ cdef void stream_read(Core* k, uint32_t slot, bint ended) noexcept nogil:
         n = recv(c.fd, k.scratch, most, MSG_DONTWAIT)
         if n <= 0:
             if n == 0 or (errno != EAGAIN and errno != EINTR):
-                if c.flags & FLAG_SAID:
-                    core_ready(k, slot)
+                if event_waits(k, conn_id(c, slot)):
+                    core_ready(k, slot)         # it is kept until what it said has been handed on
                 else:
                     core_kill(k, slot, &k.count.closed_gone)
             return
@@ -127,7 +129,6 @@ cdef int stream_data(Core* k, uint32_t slot, Conn* c, WsPiece* piece) noexcept n
     if e == NULL or (io == NULL and event_bytes(k, e, piece.ptr, piece.len) < 0):
         core_kill(k, slot, &k.count.closed_memory)
         return -1
-    c.flags |= FLAG_SAID
     e.op = piece.op
     e.deflated = piece.deflated
     if io != NULL:              # the block goes with the event

@@ -8,7 +8,7 @@ from edge._fast.const cimport LANE_CHAT
 from edge._fast.core cimport core_kill, core_ready, core_ready_take
 from edge._fast.door cimport ACCEPTS, Listener, door_accept, door_read
 from edge._fast.farewell cimport farewell_behind, farewell_refuse, farewell_slow, farewell_step
-from edge._fast.out cimport OUT_BEHIND, OUT_MORE, out_flush, out_unblocked
+from edge._fast.out cimport OUT_BEHIND, OUT_CLEAR, OUT_MORE, out_flush, out_unblocked
 from edge._fast.poll cimport poll_empty
 from edge._fast.stream cimport stream_heartbeat, stream_ping, stream_read
 from edge._fast.sys cimport (EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, NONE,
@@ -19,8 +19,8 @@ cdef void turn_writable(Core* k, uint32_t slot) noexcept nogil:
     cdef int r = out_unblocked(k, slot)
     if r == OUT_BEHIND:
         farewell_behind(k, slot)
-    elif r == OUT_MORE:
-        core_ready(k, slot)
+    elif r == OUT_MORE or r == OUT_CLEAR:
+        core_ready(k, slot)             # what it has said meanwhile has not been read
 
 
 cdef void turn_event(Core* k, uint32_t slot, uint32_t events) noexcept nogil:

@@ -37,7 +37,7 @@ class Spell:
 class FanoutMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.rig = Rig(sndbuf=16384, slice_us=0, chat_ring=8 << 20, must_ring=8 << 20)
+        self.rig = Rig(sndbuf=16384, slice_us=0, chat_ring=8 << 20, must_ring=8 << 20, resume_bytes=8 << 20)
         self.spells: dict[Viewer, Spell] = {}
         for room in ROOMS:
             self.rig.room(room)
@@ -179,7 +179,7 @@ class FanoutMachine(RuleBasedStateMachine):
         self.rig.until(done)
         for viewer in self.spells:
             self.check(viewer)
-        assert self.rig.count("cold") == 0, "whoever has everything holds nothing"
+        self.rig.until(lambda: self.rig.count("cold") == 0)  # whoever has everything holds nothing
         assert self.rig.count("closed_gone") + self.rig.count("connections") == self.rig.count("accepted")
 
     def check(self, viewer: Viewer) -> None:

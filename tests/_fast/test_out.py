@@ -167,15 +167,35 @@ def test_one_large_reply_is_let_in_whole() -> None:
         assert len(viewer.messages("ack")[0]["x"]) == 300_000
 
 
-def test_pings_of_a_client_that_never_reads_are_bounded() -> None:
+def test_who_does_not_read_is_not_listened_to() -> None:
     with stalled(reply_bytes=1024) as rig:
         viewer = blocked_viewer(rig)
-        for n in range(20):
-            if rig.count("closed_replies"):
-                break
+        for _ in range(200):
             viewer.send(b"p" * 100, 9)
-            rig.until(lambda most=n + 2: rig.count("replies") == most)  # hello was one
-        assert 9 <= n <= 12
+        viewer.send(b"hello")
+        rig.turn(20)
+        assert rig.count("replies") == 1, "hello alone"
+        assert rig.said == []
+        viewer.reading = True
+        rig.until(lambda: rig.said)
+        rig.settle()
+        assert viewer.raw.count((10, b"p" * 100)) == 200
+        assert rig.count("closed_replies") == 0
+
+
+def test_the_replies_of_a_turn_are_one_write() -> None:
+    with Rig() as rig:
+        rig.room("a")
+        viewer = rig.join("a")
+        rig.settle()
+        before = rig.count("writes")
+        for n in range(50):
+            assert rig.engine.reply(viewer.id, {"t": "ack", "ref": n})
+        rig.append("a")
+        rig.settle()
+        assert rig.count("writes") == before + 1
+        refs = [message.get("ref", message.get("id")) for _, message in viewer.got[1:]]
+        assert refs == [*range(50), "c1"], "before the next batch"
 
 
 def test_blocked_for_too_long_is_closed_with_a_reset() -> None:

@@ -46,20 +46,41 @@ def test_what_is_half_read_when_it_ends(at: int) -> None:
         assert rig.count("cold") == 0
 
 
-def test_a_reply_from_within_a_half_read_message() -> None:
-    """The pong makes the socket's cold part while the parser's state is not in it yet."""
+@pytest.mark.parametrize("cut", [1, 3, 6, 8])
+def test_a_pong_that_blocks_with_a_message_half_read(cut: int) -> None:
+    """The pongs make the socket's cold part while the parser's state is not in it yet."""
+    last = frame(b"whole", 0)
     with Rig(sndbuf=16384) as rig:
         rig.room("a")
         viewer = rig.join("a", rcvbuf=4096)
-        rig.block(viewer, "a")
-        viewer.sock.sendall(frame(b"half ", fin=False) + frame(b"p", 9) + frame(b"whole", 0)[:8])
-        rig.turn(3)
-        viewer.sock.sendall(frame(b"whole", 0)[8:])
-        rig.until(lambda: rig.said)
-        assert rig.said[0][3] == b"half whole"
+        viewer.reading = False
+        rounds = 0
+        while not rig.blocked(viewer):
+            viewer.sock.sendall(frame(b"half ", fin=False) + frame(b"p" * 125, 9) * 20 + last[:cut])
+            rig.turn(5)
+            viewer.sock.sendall(last[cut:])
+            rounds += 1
         viewer.reading = True
+        rig.until(lambda: len(rig.said) == rounds)
         rig.settle()
-        assert (10, b"p") in viewer.raw
+        assert {payload for *_, payload in rig.said} == {b"half whole"}
+        assert viewer.raw.count((10, b"p" * 125)) == rounds * 20
+        assert rig.count("cold") == 0
+
+
+def test_who_is_held_is_not_read_and_nothing_of_it_is_lost() -> None:
+    with Rig() as rig:
+        rig.room("a")
+        viewer = rig.join("a")
+        rig.engine.hold(viewer.id, True)
+        viewer.send(b"one")
+        viewer.send(b"two")
+        rig.append("a")
+        rig.settle()
+        assert (rig.said, viewer.ids["c"]) == ([], [1])
+        rig.engine.hold(viewer.id, False)
+        rig.until(lambda: len(rig.said) == 2)
+        assert [payload for *_, payload in rig.said] == [b"one", b"two"]
 
 
 @pytest.mark.parametrize(

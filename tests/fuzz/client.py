@@ -25,8 +25,8 @@ class Script:
 
 
 class Client:
-    def __init__(self, index: int, address: tuple[str, int], tiny: bool) -> None:
-        self.index = index
+    def __init__(self, serial: int, address: tuple[str, int], tiny: bool) -> None:
+        self.serial = serial
         self.sock = socket.socket()
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else small pieces wait for 40 ms
         if tiny:

@@ -24,7 +24,7 @@ from tests.fuzz.client import Client, Script
 
 ROOMS = (b"r0", b"r1")
 CLIENTS = 6
-PATIENCE_S = 5.0
+PATIENCE_S = 10.0
 DEADLINES = "head_ms ping_ms dead_ms blocked_ms heartbeat_ms poll_ms keepalive_ms close_ms".split()
 # Numbers that clients may claim to have seen.
 SEEN = (0, 1, 2, 5, 9, 10, 11, 300, 2**32, 2**63, 2**64 - 2, 2**64 - 1)
@@ -50,7 +50,7 @@ class Trial:
         hasty = flags == 0xEE and zlib.crc32(data) % 8 == 0  # rare, since it takes a second
         self.secret = os.urandom(8).hex().encode()  # so that no input can pretend to be somebody's first message
         self.clients: dict[int, Client] = {}
-        self.past: list[Client] = []
+        self.everybody: list[Client] = []  # those who have left too
         self.whose: dict[int, Client] = {}
         self.parked: list[tuple[int, bytes, bytes]] = []
         self.heads: dict[bytes, list[int]] = {}  # of the rooms that are open
@@ -72,7 +72,9 @@ class Trial:
         self.listener = socket.socket()
         if self.tiny:
             self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
-        self.listener.bind(("127.0.0.1", 0))
+        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Not always one address: thousands of trials leave its ports to connections that are over.
+        self.listener.bind((f"127.0.0.{1 + zlib.crc32(data) % 250}", 0))
         self.listener.listen(64)
         self.listener.setblocking(False)
         self.engine.listen(self.listener.fileno())
@@ -86,24 +88,24 @@ class Trial:
 
     def opens(self, requests: list[tuple[int, bytes, bytes | None, bytes | None]]) -> None:
         for id_, room, token, user in requests:
-            if token == self.secret and user and len(user) == 2:
-                self.whose[id_] = self.clients[int(user[1:])]
+            if token == self.secret and user and len(user) == 3:
+                self.whose[id_] = self.everybody[int(user[1:])]
             self.parked.append((id_, room, user or b""))
             if not self.whim() & 1:
                 self.decide(-1)
 
     def handoffs(self, connections: list[tuple[int, bytes]]) -> None:
-        for fd, _peer in connections:
+        for fd, peer in connections:
             with socket.socket(fileno=fd) as sock:
                 head = sock.recv(8192)
                 if self.whim() & 1:
                     line = b"GET /v1/rooms/r0/ws HTTP/1.1\r\n" if self.whim() & 1 else b""
-                    self.engine.adopt(sock.detach(), line + (head.partition(b"\r\n")[2] if line else head))
+                    self.engine.adopt(sock.detach(), line + (head.partition(b"\r\n")[2] if line else head), peer)
 
     def messages(self, messages: list[tuple[int, int, int, bytes]]) -> None:
         for id_, op, encoding, payload in messages:
-            if id_ not in self.whose and payload[:-1] == self.secret:
-                self.whose[id_] = self.clients[int(payload[-1:])]
+            if id_ not in self.whose and payload[:-2] == self.secret:
+                self.whose[id_] = self.everybody[int(payload[-2:])]
             if id_ in self.whose:
                 self.whose[id_].told.append((op, payload))
             what = self.whim()
@@ -138,7 +140,8 @@ class Trial:
     def client(self) -> Client:
         index = self.script.byte() % CLIENTS
         if index not in self.clients:
-            self.clients[index] = Client(index, self.listener.getsockname(), self.tiny)
+            self.clients[index] = Client(len(self.everybody), self.listener.getsockname(), self.tiny)
+            self.everybody.append(self.clients[index])
         return self.clients[index]
 
     def send(self, client: Client, data: bytes) -> None:
@@ -173,7 +176,7 @@ class Trial:
         client, what, more = self.client(), self.script.byte(), self.script.byte()
         stream = (b"ws", b"ws", b"sse", b"poll")[what & 3]
         room = (b"r0", b"r0", b"r1", b"r9")[what >> 2 & 3]
-        query = b"user=u%d&token=%b" % (client.index, self.secret) if what & 16 else b"x"
+        query = b"user=u%02d&token=%b" % (client.serial, self.secret) if what & 16 else b"x"
         if what & 32:
             query += b"&since=i%d.m%d.c%d" % (
                 1 + (more & 15 == 15),
@@ -199,7 +202,7 @@ class Trial:
         if stream == b"ws":
             client.frames = bytearray()
             client.deflate = b"permessage" in extension and b"; ;" not in extension and protocol in PROTOCOLS[:2]
-            self.send(client, fuzz_ws.frame(0x81, self.secret + b"%d" % client.index))
+            self.send(client, fuzz_ws.frame(0x81, self.secret + b"%02d" % client.serial))
 
     def step_proxy(self) -> None:
         client, what = self.client(), self.script.byte()
@@ -259,7 +262,7 @@ class Trial:
         for room in self.heads:
             self.engine.descriptors(room)
             self.engine.room_info(room)
-        assert sum(len(self.engine.sockets_of(b"u%d" % i)) for i in range(CLIENTS)) <= 16
+        assert sum(len(self.engine.sockets_of(b"u%02d" % client.serial)) for client in self.everybody) <= 16
 
     def step_read(self) -> None:
         client = self.client()
@@ -278,7 +281,7 @@ class Trial:
             while client.read():
                 pass
             client.close(bool(what & 1))
-            self.past.append(self.clients.pop(client.index))
+            self.clients = {index: other for index, other in self.clients.items() if other is not client}
 
     def ids(self) -> list[int]:
         ids = list(self.whose)
@@ -314,7 +317,7 @@ class Trial:
                 self.turn()
         self.eventually(lambda: verdict.check_here(self.clients.values(), self.engine, self.heads, self.bounds))
         self.leave()
-        verdict.check_gone([*self.past, *self.clients.values()], self.engine.counters(), self.bounds)
+        verdict.check_gone(self.everybody, self.engine.counters(), self.bounds)
         for room in self.heads:
             assert self.engine.room_close(room)
         assert self.engine.counters()["held_bytes"] == 0

@@ -30,7 +30,7 @@ have_clang() {
 }
 
 have_atheris() {
-    [ -e "$out/site/asan_with_fuzzer.so" ] ||
+    PYTHONPATH=$out/site "$python" -c "import atheris; atheris.Setup" 2>/dev/null ||
         "$python" -m pip --disable-pip-version-check --quiet install --no-deps --only-binary :all: --target "$out/site" atheris
 }
 

@@ -13,7 +13,7 @@ import zstandard
 
 from tests.raw import BINARY, CLOSE, PING, PONG, TEXT, UPGRADE, Raw
 from tests.server import Server, until
-from tests.viewers import SOCKETS, Publisher, publisher, viewer
+from tests.viewers import SOCKETS, publisher, viewer
 
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate\r\n"
 
@@ -282,15 +282,29 @@ def test_frames_that_break_the_rules(server: Server, room: str) -> None:
             assert raw.close_code() == 1002, at
 
 
-async def test_who_says_much_and_reads_nothing_is_let_go(server: Server, room: str, say: Publisher) -> None:
-    """Answers wait for a viewer up to a bound; the others do not notice."""
-    before = server.figures()['edge_closed_total{cause="replies"}']
-    async with viewer(server, "json", room) as other:
-        with Raw(server) as raw:
-            raw.upgrade(room)
-            with contextlib.suppress(OSError):  # the end
-                for _ in range(100_000):
-                    raw.say("p" * 125, PING)
-            until(lambda: server.figures()['edge_closed_total{cause="replies"}'] == before + 1)
-        await say.comment("and on")
-        assert await other.texts(1) == ["and on"]
+async def test_who_says_much_and_reads_nothing_is_let_go(room: str) -> None:
+    """Whoever does not take its answers is not listened to, and after a while let go; the others do not notice."""
+    with Server(streams_blocked_seconds=1) as server:
+        async with viewer(server, "json", room) as other, publisher(server, room) as say:
+            with Raw(server) as raw:
+                raw.upgrade(room)
+                with contextlib.suppress(OSError):  # the end
+                    for _ in range(100_000):
+                        raw.say("p" * 125, PING)
+                until(lambda: server.figures()['edge_closed_total{cause="slow"}'] == 1)
+            await say.comment("and on")
+            assert await other.texts(1) == ["and on"]
+
+
+async def test_comments_in_a_burst_are_all_taken(server: Server, room: str) -> None:
+    """More at once than may be under way: the socket is read more slowly, and each comment gets its ack."""
+    many = 1500
+    async with viewer(server, "json", room, user="ann") as ann:
+        acks: dict[str, str] = {}
+        for n in range(many):
+            await ann.say(op="comment", ref=f"r{n}", x=f"number {n}")
+        while len(acks) < many:
+            message = await ann.next()
+            if message["t"] == "ack":
+                acks[message["ref"]] = message["status"]
+        assert set(acks.values()) == {"published"}

@@ -7,6 +7,7 @@ from edge._fast.frame cimport Frame
 cdef enum:
     LOG_FRAMES = 5              # encodings that have a frame of their own (a poll's answer borrows the JSON frame)
     LOG_WARM = 8                # the newest batches keep their frames
+    LOG_MOST = 4096             # batches in a ring: tiny ones cost more in bookkeeping than in bytes
 
 ctypedef struct Batch:
     uint8_t* canon              # MessagePack

@@ -91,7 +91,7 @@ cdef int log_append(Log* g, uint64_t seq, uint32_t count, const uint8_t* canon, 
             log_drop(g)
         g.tail = g.framed = seq
         jumped = 1
-    while g.tail <= g.head and g.bytes + n > g.limit:
+    while g.tail <= g.head and (g.bytes + n > g.limit or g.head + 1 - g.tail >= LOG_MOST):
         log_drop(g)
     memcpy(copy, canon, n)
     g.head = seq

@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
 from libc.stdint cimport uint16_t
 
-from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_PINGED, FLAG_RESET, FLAG_SERVED, KIND_CLOSING, KIND_DEAD, KIND_HEAD,
-                              KIND_PARKED, KIND_POLL, KIND_SSE, KIND_WS, Conn, conn_find, table_clock, table_second,
-                              timer_due, timer_set)
+from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_HELD, FLAG_PINGED, FLAG_RESET, FLAG_SERVED, KIND_CLOSING, KIND_DEAD,
+                              KIND_HEAD, KIND_PARKED, KIND_POLL, KIND_SSE, KIND_WS, Conn, conn_find, table_clock,
+                              table_second, timer_due, timer_set)
 from edge._fast.const cimport LANE_CHAT
 from edge._fast.core cimport core_kill, core_ready, core_ready_take
 from edge._fast.door cimport ACCEPTS, Listener, door_accept, door_read
@@ -64,6 +64,9 @@ cdef void due_stream(Core* k, uint32_t slot, Conn* c) noexcept nogil:
             farewell_slow(k, slot, &k.count.closed_slow)
         else:
             timer_set(&k.table, slot, k.now, k.opt.blocked_ms - idle_ms)
+        return
+    if c.flags & FLAG_HELD:             # it may have answered: nobody has read it
+        timer_set(&k.table, slot, k.now, every_ms)
         return
     if c.flags & FLAG_PINGED:
         c.flags |= FLAG_RESET

@@ -179,3 +179,11 @@ def test_the_rings_of_a_room_are_bounded(lane: int, tail: str, bound: int) -> No
         assert bound - 2048 < (rig.heads["a", lane] + 1 - info[tail]) * 1030 < bound + 2048
         assert rig.count("held_bytes") < bound * 1.2
         assert rig.count("encoded_json") == 0, "no frame for an encoding without a viewer"
+
+
+def test_tiny_batches_are_bounded_in_number() -> None:
+    log = LogProbe(CHAT, 262144, 0)
+    for seq in range(1, 5001):
+        assert log.append(seq, 0, b"\x80") == 0
+    assert log.state()["head"] == 5000
+    assert log.state()["tail"] == 5000 - 4096 + 1

@@ -167,7 +167,7 @@ cdef class Engine:
         cdef Event* e
         cdef uint32_t i, slot
         cdef uint8_t* p
-        opens, messages, handoffs, goodbyes = [], [], [], []
+        opens, messages, handoffs, goodbyes, broken = [], [], [], [], set()
         for i in range(k.events.n):
             e = &k.events.list[i]
             slot = conn_find(&k.table, e.id)
@@ -181,6 +181,8 @@ cdef class Engine:
                     p[n:n + e.token_len] if e.code & EVENT_TOKEN else None,
                     p[n + e.token_len:e.len] if e.code & EVENT_USER else None,
                 ))
+            elif e.kind == EVENT_MESSAGE and e.id in broken:
+                pass            # what comes behind a message that does not inflate is nothing any more
             elif e.kind == EVENT_MESSAGE:
                 payload = PyBytes_FromStringAndSize(<char*>p, e.len)
                 code = 0
@@ -188,6 +190,7 @@ cdef class Engine:
                     code, payload = self.inflate(payload, e.op == 1)
                 if code:
                     goodbyes.append((e.id, False, code))
+                    broken.add(e.id)
                 else:
                     messages.append((e.id, e.op, k.table.conns[slot].enc, payload))
             elif e.kind == EVENT_HANDOFF:

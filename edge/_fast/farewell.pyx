@@ -57,8 +57,9 @@ cdef void farewell_close(Core* k, uint32_t slot, int code, const char* reason, u
     cause[0] += 1
     if c.kind == KIND_WS and not c.flags & FLAG_CLOSE_SENT:
         c.flags |= FLAG_CLOSE_SENT
-        if out_reply(k, slot, frame, ws_close(frame, code, reason)) == OUT_DEAD:
-            return
+        core_close(k, slot)         # first: what its lanes still have must not follow the close frame
+        out_reply(k, slot, frame, ws_close(frame, code, reason))
+        return
     if c.kind == KIND_POLL:
         c.flags &= ~FLAG_KEEP
         poll_empty(k, slot)

@@ -94,6 +94,11 @@ def found() -> dict[str, bytes]:
         "a message behind one that does not inflate": b"\1\0\0"
         + compressed
         + raw(0, b"\xc1\x81" + bytes(4) + b"\xff" + b"\x81\x81" + bytes(4) + b"a"),
+        "scores behind a close frame": b"\1\0\0"
+        + step("stream", 0, 0, 0, 0, 0)
+        + step("turn")
+        + step("append", 0x30)
+        + raw(0, b"\x81\x81" + bytes(4) + b"a" + b"\x81\1a"),
         "an empty message, and an empty first fragment": b"\1\0\0"
         + step("stream", 0, 0, 0, 0, 0)
         + raw(0, b"\x81\x80" + bytes(4) + b"\x01\x80" + bytes(4) + b"\x80\x80" + bytes(4)),

@@ -387,8 +387,8 @@ def rows(found: dict[str, Answer]) -> list[tuple[str, str, str, bool | None]]:
 def publish(result: Answer, table: list[tuple[str, str, str, bool | None]], page: Path) -> None:
     """Puts the table between the page's two marks: what the README says was printed by this command."""
     lines = [
-        f"Measured at commit {result['commit']} on {result['machine']}, {result['viewers']:,} WebSockets, by "
-        "`make bench-floor`, server on one core and viewers on the other.",
+        f"Measured at commit {result['commit']} on {result['machine']}: {result['viewers']:,} WebSockets,",
+        "server on one core and viewers on the other. User time is what the kernel's clock ticks sampled of it.",
         "",
         "| | measured | to be reached |",
         "|---|---|---|",

@@ -2,12 +2,9 @@
 
 from broker.base import Broker
 
-KNOWN = "memory:, local:PATH and nats://HOST:PORT"
-
 
 def open(url: str) -> Broker:  # noqa: A001 - it is called as broker.open
-    """The broker that `url` names: `memory:` (this process alone), `local:PATH` (a unix socket of this box) or
-    `nats://HOST:PORT[,HOST:PORT...]` (any number of boxes; docs/broker.md has its options).
+    """The broker that `url` names: `memory:` (this process alone) or `local:PATH` (a unix socket of this box).
 
     Nothing is connected yet and nothing is read from the disk; a bad url is a ValueError that says what is wrong."""
     scheme, colon, rest = url.partition(":")
@@ -19,10 +16,6 @@ def open(url: str) -> Broker:  # noqa: A001 - it is called as broker.open
         from broker.local import LocalBroker
 
         return LocalBroker(rest)
-    if scheme == "nats" and colon:
-        from broker.nats import NatsBroker
-
-        return NatsBroker(url)
-    if scheme in ("memory", "local", "nats"):
-        raise ValueError(f"broker url {url!r}: write {KNOWN}")
-    raise ValueError(f"broker url {url!r}: unknown scheme {scheme!r}; known are {KNOWN}")
+    if scheme in ("memory", "local"):
+        raise ValueError(f"broker url {url!r}: write memory: or local:PATH")
+    raise ValueError(f"broker url {url!r}: unknown scheme {scheme!r}; known are memory: and local:PATH")

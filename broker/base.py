@@ -35,11 +35,6 @@ class Closed(BrokerError):
     """This broker has been closed by its own side."""
 
 
-class Misfit(BrokerError):
-    """What is there is not what this node is set to: other shards, a stream with other settings, no way to log in.
-    Waiting does not help; the text says in one line what has to be changed."""
-
-
 class Kind(IntEnum):
     STORED = 0
     FENCED = 1
@@ -92,8 +87,6 @@ class Broker(Protocol):
     a subscriber is not forgotten while the broker lives.
 
     A call may be cancelled. A cancelled append may or may not be stored; a cancelled subscribe leaves no subscription.
-
-    Every call raises Misfit where this node can't work with the broker that it has found.
     """
 
     @property

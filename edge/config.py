@@ -81,7 +81,7 @@ def _matching(pattern: str, wanted: str) -> Callable[[str], str]:
 
 _address = _parsed_by(parse_address, "HOST:PORT, the host an IP address ([..] around IPv6) or localhost")
 _network = _parsed_by(ipaddress.ip_network, "networks such as 10.0.0.0/8 or ::1/128")
-_broker = _matching(r"memory:|local:.+|nats://[^/?\s]+(\?\S*)?", "memory:, local:SOCKET or nats://HOST:PORT")
+_broker = _matching(r"memory:|local:.+", "memory: or local:SOCKET")
 _origin = _matching(r"|\*|https?://[^\s/]+", "*, an origin such as https://example.com, or nothing")
 _filled = _matching(r".*\S.*", "a name")
 _key = _matching(r"(?s)|.{32,}", "32 characters or more")
@@ -118,7 +118,7 @@ class Auth(msgspec.Struct, frozen=True):
 
 class Broker(msgspec.Struct, frozen=True):
     url: Annotated[
-        str, About("memory: (this box), local:SOCKET, or nats://HOST:PORT (boxes).", check=_broker, flag="--broker URL")
+        str, About("memory: keeps rooms on this box; local:SOCKET joins one.", check=_broker, flag="--broker URL")
     ] = "memory:"
 
 

@@ -8,7 +8,6 @@ import logging
 import secrets
 import signal
 import socket
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,7 +19,7 @@ import uvloop
 from aiohttp import web
 
 import broker
-from broker.base import CHAT, MUST, Broker, BrokerError, Misfit, Tail
+from broker.base import CHAT, MUST, Broker, BrokerError, Tail
 from edge import wire
 from edge._fast import sys as fast_sys
 from edge._fast.reactor import BINARY, Engine
@@ -388,7 +387,7 @@ def _unquoted(raw: bytes | None) -> str | None:
 
 async def _serve(
     config: Config, worker: int, group: bool, listen_fd: int, private_fd: int, board: Board, ready: Callable[[], None]
-) -> int:
+) -> None:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -401,16 +400,8 @@ async def _serve(
         private = http_runner(build_private(it))
         await private.setup()
         await web.SockSite(private, socket.socket(fileno=private_fd)).start()
-    try:
-        await it.broker.head("-", MUST)  # connected from the start, or told later that it is not
-    except Misfit as error:
-        print(f"edge: {error}", file=sys.stderr, flush=True)
-        stopping.set()
-    except BrokerError as error:
-        log.warning("no broker yet: %s", error)
-    if stopping.is_set():
-        await it.stop()
-        return 1
+    with contextlib.suppress(BrokerError):  # connected from the start, or told later that it is not
+        await it.broker.head("-", MUST)
     it.engine.listen(listen_fd)
     it.housekeep()
     # What is there now stays for good: a full collection over it would cost 20 ms and more, and find nothing.
@@ -422,7 +413,6 @@ async def _serve(
     await it.stop()
     if private is not None:
         await private.cleanup()
-    return 0
 
 
 def run(
@@ -436,4 +426,5 @@ def run(
     ready: Callable[[], None],
 ) -> int:
     """Serves until SIGTERM or SIGINT; the exit status."""
-    return uvloop.run(_serve(config, worker, workers > 1, listen_fd, private_fd, board, ready))
+    uvloop.run(_serve(config, worker, workers > 1, listen_fd, private_fd, board, ready))
+    return 0

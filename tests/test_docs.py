@@ -35,7 +35,6 @@ LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 FENCE = re.compile(r"<!-- (\w+)(?: until ([^\n]+))? -->\n```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SWITCHES = {"EDGE_SECTION_KEY", "EDGE_DEV_ANYWHERE", "EDGE_DEBUG", "EDGE_SANITIZE"}  # environment that is no setting
-STREAMS = {"EDGE_LOG"}  # of NATS
 
 page_named = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -75,7 +74,7 @@ def test_every_setting_named_exists(page: Path) -> None:
     known = {(setting.section, setting.key) for setting in config.SETTINGS}
     for section, key in re.findall(r"`\[(\w+)\]\s+(\w+)`", text):
         assert (section, key) in known, f"[{section}] {key}"
-    environment = {setting.env for setting in config.SETTINGS} | SWITCHES | STREAMS
+    environment = {setting.env for setting in config.SETTINGS} | SWITCHES
     assert set(re.findall(r"\bEDGE_[A-Z0-9_]+", text)) <= environment
 
 

@@ -1,49 +1,36 @@
 # What the broker's tests share: a box with workers on it, and a sink that refuses a hole or a repeat.
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import nats
-from nats.js.errors import NotFoundError
-
 from broker.base import CHAT, MUST, Broker, Entry, Kind, Tail
 from broker.local import LocalBroker
 from broker.local_server import LocalServer
 from broker.memory import Limits, MemoryBroker, Store
-from broker.nats import NatsBroker
-from broker.subjects import BUCKET, STREAM
 
 
 class Box:
-    """One box: `worker()` is one more broker on its rooms. `path` is the socket of a local one, the url of NATS."""
+    """One box: `worker()` is one more broker on its rooms."""
 
     def __init__(self, kind: str, path: str, limits: Limits | None = None) -> None:
         self.kind = kind
         self.path = path
-        self.forgets = kind != "nats"  # at once, what nobody has written to or looks at any more
         self.limits = limits
         self.brokers: list[Broker] = []
 
     async def start(self) -> None:
         if self.kind == "memory":
             self.store = Store(self.limits)
-        elif self.kind == "nats":
-            await empty(self.path)
         else:
             self.server = LocalServer(self.path, self.limits)
             await self.server.start()
             self.store = self.server.store
 
     def worker(self) -> Broker:
-        made: Broker
-        if self.kind == "memory":
-            made = MemoryBroker(self.store)
-        else:
-            made = NatsBroker(self.path) if self.kind == "nats" else LocalBroker(self.path)
+        made: Broker = MemoryBroker(self.store) if self.kind == "memory" else LocalBroker(self.path)
         self.brokers.append(made)
         return made
 
@@ -55,24 +42,13 @@ class Box:
 
 
 @asynccontextmanager
-async def box_of(kind: str, place: Path | str, limits: Limits | None = None) -> AsyncIterator[Box]:
-    made = Box(kind, place if isinstance(place, str) else str(place / "broker.sock"), limits)
+async def box_of(kind: str, tmp_path: Path, limits: Limits | None = None) -> AsyncIterator[Box]:
+    made = Box(kind, str(tmp_path / "broker.sock"), limits)
     await made.start()
     try:
         yield made
     finally:
         await made.stop()
-
-
-async def empty(url: str) -> None:
-    """Leaves nothing of earlier tests in NATS."""
-    client = await nats.connect(url, allow_reconnect=False)
-    try:
-        for stream in (STREAM, f"KV_{BUCKET}"):
-            with contextlib.suppress(NotFoundError):
-                await client.jetstream().delete_stream(stream)
-    finally:
-        await client.close()
 
 
 class Viewer:

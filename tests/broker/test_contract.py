@@ -12,14 +12,12 @@ import broker
 from broker.base import BATCH_BYTES, CHAT, MUST, TAIL_BYTES, Closed, Full, Kind
 from broker.local import LocalBroker
 from broker.memory import Limits, MemoryBroker, Store
-from broker.nats import NatsBroker
 from tests.broker.boxes import Box, Viewer, box_of, fill, until
 
 
-@pytest_asyncio.fixture(params=["memory", "local", "nats"])
+@pytest_asyncio.fixture(params=["memory", "local"])
 async def box(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Box]:
-    place = request.getfixturevalue("nats").url if request.param == "nats" else tmp_path
-    async with box_of(request.param, place) as made:
+    async with box_of(request.param, tmp_path) as made:
         yield made
 
 
@@ -183,16 +181,12 @@ async def test_what_can_never_be_stored_is_a_value_error(box: Box) -> None:
 async def test_asking_for_a_head_makes_no_room(box: Box) -> None:
     worker = box.worker()
     assert await worker.head("r", MUST) == 0
-    if box.forgets:
-        assert len(box.store) == 0
+    assert len(box.store) == 0
     viewer = Viewer()
     first = await viewer.join(worker, "r")
     assert first.heads == (0, 0)
     assert first.must == first.chat == []
     await worker.unsubscribe("r")
-    if not box.forgets:
-        assert (await viewer.join(worker, "r")).incarnation == first.incarnation
-        return
     await until(lambda: len(box.store) == 0)
     assert (await viewer.join(worker, "r")).incarnation > first.incarnation
 
@@ -298,7 +292,6 @@ async def test_incarnations_only_grow() -> None:
 async def test_open() -> None:
     assert isinstance(broker.open("memory:"), MemoryBroker)
     assert isinstance(broker.open("local:/tmp/x"), LocalBroker)
-    assert isinstance(broker.open("nats://127.0.0.1:4222"), NatsBroker)
     with pytest.raises(ValueError, match="'kafka'"):
         broker.open("kafka://host")
     for bad in ("", "memory", "memory:x", "local", "local:", "local:" + "x" * 108):
@@ -319,7 +312,6 @@ async def test_a_cancelled_subscribe_leaves_nothing(box: Box) -> None:
     await viewer.join(worker, "r")
     await fill(worker, "r", CHAT, [b"a"])
     await until(lambda: viewer.heads[CHAT] == 1)
-    if box.forgets:
-        found = box.store.find("r")
-        assert found is not None
-        assert len(found.sinks) == 1
+    found = box.store.find("r")
+    assert found is not None
+    assert len(found.sinks) == 1

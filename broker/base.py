@@ -1,8 +1,10 @@
 # The broker's contract: what every broker promises, as types and docstrings. tests/broker/test_contract.py holds
 # each of them to it. It owns no state and does no I/O, and must never import anything of edge.
 
+import re
+from collections.abc import Awaitable, Callable, Sequence
 from enum import IntEnum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 MUST = 0
 """The lane of what every viewer must get: scores, retractions, state."""
@@ -17,6 +19,15 @@ TAIL_BYTES = (64 * 1024, 256 * 1024)
 TAIL_BATCHES = 4096
 """And in number, so that tiny batches cannot cost more in bookkeeping than in bytes."""
 ROOM_CHARS = 128
+OFFER_ITEMS = 512
+OFFER_BYTES = 256 * 1024
+"""The largest offer, in items and in their bytes together."""
+SUBJECT_CHARS = 128
+
+
+LEASE_TTL_S = 15.0
+LEASE_HELD = 2 / 3
+"""Of the TTL, from the sending of the last accepted renewal: how long a holder acts on its lease."""
 
 
 class BrokerError(Exception):
@@ -35,6 +46,11 @@ class Closed(BrokerError):
     """This broker has been closed by its own side."""
 
 
+class Misfit(BrokerError):
+    """What is there is not what this node is set to: other shards, a stream with other settings, no way to log in.
+    Waiting does not help; the text says in one line what has to be changed."""
+
+
 class Kind(IntEnum):
     STORED = 0
     FENCED = 1
@@ -43,16 +59,39 @@ class Kind(IntEnum):
 
 class Outcome(NamedTuple):
     """How an append ended. `head` is the batch's own number when STORED, the lane's last number when FENCED (0 for
-    a room that the broker does not hold), and means nothing when UNKNOWN."""
+    a room that the broker does not hold), and means nothing when UNKNOWN. `epoch` is the lane's when FENCED: greater
+    than the caller's where somebody with a later lease writes there now."""
 
     kind: Kind
     head: int
+    epoch: int = 0
 
 
 UNKNOWN = Outcome(Kind.UNKNOWN, 0)
 
 Entry = tuple[int, bytes]
 """A batch with its number."""
+
+Mark = tuple[int, int]
+"""How far a room's batches cover its shard's offers: (5, 3) is all of the offers up to 4, and the first 3 items of 5.
+So item `i` of offer `n` is covered where (n, i) < mark."""
+NO_MARK = (0, 0)
+
+
+class Last(NamedTuple):
+    """How a lane ends: its last number, the greatest epoch that has written or fenced it, its last batch's mark."""
+
+    head: int
+    epoch: int
+    mark: Mark
+
+
+class Standing(NamedTuple):
+    """Where a shard's log stands, for the one who goes on with it: the offers up to `after` are covered, and what is
+    in `rooms` has its chat lane as told. A room that is not there has an empty one, or one to be looked up."""
+
+    after: int
+    rooms: dict[str, Last]
 
 
 class Tail(NamedTuple):
@@ -79,14 +118,68 @@ class Sink(Protocol):
         missed than the broker keeps. `tail` replaces it, and calls of `batch` follow on from `tail.heads`."""
 
 
+class Taker(Protocol):
+    """Where a shard's offers go. Synchronous, short, and must not raise (an exception is logged)."""
+
+    def offered(self, shard: int, seq: int, items: list[bytes]) -> None:
+        """One stored offer: the next after the last one given."""
+
+
+class Lease(Protocol):
+    """The right to write a shard's chat. What keeps another from writing in its lanes is not this but `fence`."""
+
+    @property
+    def shard(self) -> int: ...
+    @property
+    def epoch(self) -> int:
+        """Greater than that of any lease of the shard before."""
+        ...
+
+    @property
+    def ttl_s(self) -> float: ...
+
+    @property
+    def held(self) -> bool:
+        """It may be acted upon now. It ends by itself, by this process's own clock, two thirds of the TTL after the
+        last accepted renewal was *sent*: well before anybody else can get it. Once False it stays so."""
+        ...
+
+    async def renew(self) -> bool:
+        """For another TTL. False: it is not ours any more. Raises Unavailable where that is not known; it may be tried
+        again while `held`."""
+        ...
+
+    async def release(self) -> None:
+        """Others may have it at once. Never fails: where it can't be told, it runs out."""
+        ...
+
+
+Hearer = Callable[[bytes], None]
+Answerer = Callable[[str, bytes], Awaitable[bytes]]
+
+
+@runtime_checkable
+class Answers(Protocol):
+    """What some brokers can do besides: answer those who publish without being a node."""
+
+    async def answer(self, verb: str, answerer: Answerer) -> None:
+        """A request from outside for a room is answered by `answerer(room, body)`, at one of those that call this."""
+        ...
+
+
 class Broker(Protocol):
-    """Logs of rooms, shared by workers. A lane of a room is a log of batches, numbered from 1 without holes.
+    """What joins workers: the logs of rooms on their way out, offers on their way in, and who writes which room.
+
+    A lane of a room is a log of batches, numbered from 1 without holes. A room belongs to one of `shards` shards. What
+    is offered to a shard waits there, in order, for the holder of the shard's lease, who makes batches of it.
 
     What it keeps of a lane is its tail (TAIL_BYTES, TAIL_BATCHES). A room that nobody is subscribed to may be
     forgotten altogether, the coldest first; its numbering then starts anew, under a greater incarnation. A room with
     a subscriber is not forgotten while the broker lives.
 
     A call may be cancelled. A cancelled append may or may not be stored; a cancelled subscribe leaves no subscription.
+
+    Every call raises Misfit where this node can't work with the broker that it has found.
     """
 
     @property
@@ -94,8 +187,21 @@ class Broker(Protocol):
         """There is a way to the logs, as far as is known just now."""
         ...
 
-    async def append(self, room: str, lane: int, batch: bytes, expected: int) -> Outcome:
+    @property
+    def shards(self) -> int: ...
+
+    def shard_of(self, room: str) -> int:
+        """The same for all workers that share the rooms."""
+        ...
+
+    async def append(
+        self, room: str, lane: int, batch: bytes, expected: int, epoch: int = 0, mark: Mark = NO_MARK
+    ) -> Outcome:
         """Compare-and-set: stores `batch` as number `expected + 1`, if the lane's last number is `expected` now.
+
+        With an `epoch`, that of a lease, also only if no greater one has written to the lane or fenced it; without one
+        (0) anybody may append. `mark` is stored with the batch, atomically, and comes back in Last; without one the
+        lane's mark stays what it was.
 
         Atomic: one of several appends that expect the same number is stored, the others are FENCED, and a log never
         forks. Ordered: appends that one caller makes without waiting reach the log in the order of the calls. Every
@@ -104,8 +210,8 @@ class Broker(Protocol):
         STORED: it is in the log, and no reader will see the lane without it while the incarnation lasts.
         FENCED: it is not in the log and never will be.
         UNKNOWN: the way to the broker broke or took too long after sending; it may be in the log, or may yet get
-        there. Resolve it by reading (`tail` after `expected`: is the next batch this one?), or by appending it with
-        the same `expected` again, which cannot store it twice; never by guessing.
+        there. Resolve it by reading (`tail` after `expected`: is the next batch this one?), or by making the very same
+        call again, which cannot store it twice; never by guessing.
 
         Raises Unavailable or Full when it is certainly not stored, ValueError for a room, lane, size or number that
         could never be stored."""
@@ -134,14 +240,79 @@ class Broker(Protocol):
         every append of this broker object that was STORED or FENCED before. Raises Unavailable."""
         ...
 
+    async def last(self, room: str, lane: int) -> Last:
+        """How the lane ends. Sees what `head` sees. Raises Unavailable."""
+        ...
+
     async def tail(self, room: str, lane: int, after: int) -> list[Entry]:
         """The batches numbered above `after` that are still kept, oldest first, contiguous up to the head. Sees what
-        `head` sees. Raises Unavailable."""
+        `head` sees. Readers of the same room share a read. Raises Unavailable."""
+        ...
+
+    async def offer(self, shard: int, items: Sequence[bytes]) -> Kind:
+        """Stores the items together, as the shard's next offer, durably where the broker is durable.
+
+        Atomic: all items or none. Ordered: offers that one caller makes one after the other are in that order; its
+        items are in theirs. STORED: whoever consumes the shard gets it, until it is covered. UNKNOWN: the way broke or
+        took too long after sending; it may be there, or may yet get there. It must not be offered again by itself (it
+        could then be there twice), but its authors may say it again. Never FENCED.
+
+        Raises Unavailable or Full when it is certainly not stored, ValueError for what could never be."""
+        ...
+
+    async def consume(self, shard: int, after: int, taker: Taker) -> None:
+        """From here on `taker` gets every stored offer of the shard numbered above `after`, and each later one, in
+        order, without a hole or a repeat, until `leave`. Numbers grow, with holes of their own where others' offers
+        are numbered in between.
+
+        When the way to the broker breaks, it goes on after the last one given as soon as there is a way again. One
+        taker for each shard: a second is a ValueError. Raises Unavailable."""
+        ...
+
+    async def leave(self, shard: int) -> None:
+        """No call of the taker follows. Never fails; leaving what is not consumed does nothing."""
+        ...
+
+    async def covered(self, shard: int, seq: int) -> None:
+        """Acknowledges the offers up to `seq`: batches in the log cover them, nobody need see them again, and they may
+        be forgotten. Only ever moves forward. Raises Unavailable; calling again later with more is enough."""
+        ...
+
+    async def lease(self, shard: int) -> Lease | None:
+        """The shard's lease, or None while another has it. At most one holder at any moment; its epoch only grows. It
+        is given by whoever asks first, at once after a release, after its TTL where the holder has gone. Raises
+        Unavailable."""
+        ...
+
+    async def fence(self, shard: int, epoch: int) -> Standing:
+        """Where the shard's log stands, for the holder of the lease with that epoch, to be called before it consumes.
+
+        From the return on, an append with a lesser epoch is FENCED in each chat lane of `rooms` that has been written
+        to within the last hour: so the previous holder, who may be paused and wake, can't go on there. In others it is
+        stopped by its numbers, as soon as this holder has written one batch. Raises Unavailable."""
+        ...
+
+    async def emit(self, subject: str, message: bytes) -> None:
+        """Fire and forget, to every worker that hears the subject now. May be lost; never raises for that."""
+        ...
+
+    async def hear(self, subject: str, hearer: Hearer) -> None:
+        """What is emitted there from now on, by this worker too. It stays over a break of the way; what is emitted
+        meanwhile is lost. One hearer for each subject: a second is a ValueError. May return before there is a way."""
+        ...
+
+    async def unhear(self, subject: str) -> None:
+        """Never fails."""
+        ...
+
+    def figures(self) -> dict[str, int]:
+        """Counters of this broker, for metrics: whole numbers that only grow."""
         ...
 
     async def close(self) -> None:
-        """Ends every subscription and every call that is under way (appends as UNKNOWN, others as Closed). Later
-        calls raise Closed, but for `unsubscribe` and `close`. Stored batches stay in a broker that others share."""
+        """Ends every subscription, lease and call that is under way (appends and offers as UNKNOWN, others as Closed);
+        leases are released where there is a way. Later calls raise Closed, but for those that never fail. What is
+        stored stays in a broker that others share."""
         ...
 
 
@@ -155,10 +326,30 @@ def check_lane(lane: int) -> None:
         raise ValueError(f"lane: {MUST} or {CHAT}, not {lane}")
 
 
-def check_append(room: str, lane: int, batch: bytes, expected: int) -> None:
+def check_shard(shard: int, shards: int) -> None:
+    if not 0 <= shard < shards:
+        raise ValueError(f"shard: 0 to {shards - 1}, not {shard}")
+
+
+def check_offer(shard: int, shards: int, items: Sequence[bytes]) -> None:
+    check_shard(shard, shards)
+    if not 0 < len(items) <= OFFER_ITEMS:
+        raise ValueError(f"offer: 1 to {OFFER_ITEMS} items, not {len(items)}")
+    if (size := sum(map(len, items))) > OFFER_BYTES:
+        raise ValueError(f"offer: {size} bytes, and {OFFER_BYTES} is the limit")
+
+
+def check_subject(subject: str) -> None:
+    if not re.fullmatch(r"[a-z0-9]+(\.[a-z0-9]+)*", subject) or len(subject) > SUBJECT_CHARS:
+        raise ValueError(f"subject: words of a-z and 0-9 with dots between, not {subject!r}")
+
+
+def check_append(room: str, lane: int, batch: bytes, expected: int, epoch: int = 0, mark: Mark = NO_MARK) -> None:
     check_room(room)
     check_lane(lane)
     if len(batch) > BATCH_BYTES:
         raise ValueError(f"batch: {len(batch)} bytes, and {BATCH_BYTES} is the limit")
     if expected < 0 or expected >= 2**63:
         raise ValueError(f"expected: {expected} is no position")
+    if epoch < 0 or epoch >= 2**63 or min(mark) < 0 or max(mark) >= 2**63:
+        raise ValueError(f"epoch {epoch}, mark {mark}: 0 or more")

@@ -4,22 +4,41 @@
 #   worker to broker    [id, op, argument...]           id from 1, of the worker's choosing
 #   broker to worker    [id, 0, result...]              answers in the order of the requests
 #                       [id, 1, error name, text]       refused: nothing was done
-#                       [0, room, lane, seq, batch]     one batch of a subscription
-#   first of all        [0, VERSION]                    from the broker
+#                       [0, push, argument...]          what the worker has asked to be told
+#   first of all        [0, VERSION, store]             from the broker: which of its lives this is
 
 from typing import Any
 
 import msgpack
 
-VERSION = 1
+VERSION = 2
 ENVELOPE_BYTES = 1024 * 1024
 """Three times a full tail of both lanes. A peer that announces more is not one of ours."""
+MESSAGE_BYTES = 256 * 1024
+"""The largest message that can be emitted."""
 
-APPEND = 1  # room, lane, batch, expected → kind, head
+# Requests, and what they are answered with.
+APPEND = 1  # room, lane, batch, expected, epoch, mark, call → kind, head, epoch
 SUBSCRIBE = 2  # room, incarnation, must, chat → resumed, incarnation, must entries, chat entries, must head, chat head
 UNSUBSCRIBE = 3  # room →
-HEAD = 4  # room, lane → head
+LAST = 4  # room, lane → head, epoch, mark
 TAIL = 5  # room, lane, after → entries
+OFFER = 6  # shard, items →
+CONSUME = 7  # shard, after → and from then on its pushes
+LEAVE = 8  # shard →
+COVERED = 9  # shard, seq →
+LEASE = 10  # shard, call → epoch or 0, TTL in seconds
+RENEW = 11  # shard, epoch → whether it is still the holder's
+RELEASE = 12  # shard, epoch, call → the lease with that epoch, or that this call was given
+FENCE = 13  # shard, epoch → after, [room, head, epoch, mark]...
+EMIT = 14  # subject, message →
+HEAR = 15  # subject →
+UNHEAR = 16  # subject →
+
+# Pushes.
+BATCH = 1  # room, lane, seq, batch
+OFFERED = 2  # shard, seq, items
+HEARD = 3  # subject, message
 
 
 class BadEnvelope(Exception):

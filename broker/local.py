@@ -1,191 +1,125 @@
 # The broker of one box as its workers see it: LocalBroker, a Broker over a unix socket, and `serve`, the process at
-# the other end. It owns one connection, the calls under way on it and the position of each subscription. It must never
-# guess how a call ended whose answer it did not see, nor pass a batch on past a hole.
+# the other end. It owns what this worker hears and the leases it holds. It must never say more of a call than its
+# answer did.
 
 import asyncio
 import logging
-import os
-import random
-from collections.abc import Callable
-from typing import Any, cast
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
 
 from broker import envelope
 from broker.base import (
-    CHAT,
-    LANES,
-    MUST,
+    NO_MARK,
     UNKNOWN,
-    BrokerError,
-    Closed,
     Entry,
-    Full,
+    Hearer,
     Kind,
+    Last,
+    Lease,
+    Mark,
     Outcome,
     Sink,
+    Standing,
     Tail,
+    Taker,
     Unavailable,
     check_append,
     check_lane,
+    check_offer,
     check_room,
+    check_shard,
+    check_subject,
 )
-from broker.envelope import BadEnvelope, Envelopes, pack
-from broker.local_server import SOCKET_PATH_BYTES, serve
+from broker.leases import Clock, Holding
+from broker.local_follow import Rooms, Shards, Subscription, Taking, entries
+from broker.local_server import serve
+from broker.local_way import Way, result
+from broker.store import SHARDS
+from broker.subjects import shard_of
 
 __all__ = ["LocalBroker", "serve"]
 
 log = logging.getLogger("broker")
 
-UNSENT_BYTES = 8 * 1024 * 1024
-"""With this much unsent, an append is refused as Unavailable: the broker does not read."""
-BACKOFF_S = (0.02, 2.0)
-REPAIR_AGAIN_S = 1.0
-
-Answer = Callable[[list[Any] | None], None]
-"""Called once for each request: with the answer, or with None when the connection was lost before it."""
-
-
-class Subscription:
-    __slots__ = ("heads", "held", "incarnation", "live", "repairing", "room", "sink")
-
-    def __init__(self, room: str, sink: Sink) -> None:
-        self.room = room
-        self.sink = sink
-        self.incarnation = 0  # 0 until the first tail is here
-        self.heads = [0, 0]
-        self.held: list[tuple[int, int, bytes]] = []  # until the caller of subscribe has its tail
-        self.live = False
-        self.repairing = False
-
-    def deliver(self, lane: int, seq: int, data: bytes) -> bool:
-        """False if there is a hole before this batch."""
-        if seq <= self.heads[lane]:
-            return True
-        if seq != self.heads[lane] + 1:
-            return False
-        self.heads[lane] = seq
-        if self.live:
-            self._pass_on(lane, seq, data)
-        else:
-            self.held.append((lane, seq, data))
-        return True
-
-    def release(self) -> None:
-        self.live = True
-        held, self.held = self.held, []
-        for lane, seq, data in held:
-            self._pass_on(lane, seq, data)
-
-    def reset(self, tail: Tail) -> None:
-        self.incarnation = tail.incarnation
-        self.heads = list(tail.heads)
-        self.held.clear()
-        try:
-            self.sink.reset(self.room, tail)
-        except Exception:
-            log.exception("a subscriber of room %s failed on a reset", self.room)
-
-    def _pass_on(self, lane: int, seq: int, data: bytes) -> None:
-        try:
-            self.sink.batch(self.room, lane, seq, data)
-        except Exception:
-            log.exception("a subscriber of room %s failed on lane %d, batch %d", self.room, lane, seq)
-
-
-class Wire(asyncio.Protocol):
-    """One connection: bytes to envelopes, and the news of its end."""
-
-    def __init__(self, owner: "LocalBroker") -> None:
-        self.owner = owner
-        self.envelopes = Envelopes()
-        self.greeted = False
-        self.ended = asyncio.get_running_loop().create_future()
-        self.transport: asyncio.Transport
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # which uvloop's is not, but for its methods
-
-    def data_received(self, data: bytes) -> None:
-        self.envelopes.feed(data)
-        try:
-            while not self.transport.is_closing() and (parts := self.envelopes.take()) is not None:
-                if self.greeted:
-                    self.owner._received(parts)
-                    continue
-                if parts[1:] != [envelope.VERSION]:
-                    raise BadEnvelope(f"the broker speaks {parts[1:]}, this worker version {envelope.VERSION}")
-                self.greeted = True
-                self.owner._connected(self)
-        except (BadEnvelope, TypeError, ValueError, IndexError) as bad:
-            log.error("the broker sent what is no answer (%s: %s)", type(bad).__name__, bad)
-            self.transport.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.owner._lost(self)
-        if not self.ended.done():
-            self.ended.set_result(None)
+UNKNOWNS = 256
+"""Of how many appends that ended as UNKNOWN the call is remembered, so that the same one again is known as the same."""
+RELEASE_S = 1.0
+CALL_BITS = 24
 
 
 class LocalBroker:
     """A Broker over the unix socket at `path`, connected at the first call and again whenever the way breaks.
 
-    Reads and subscriptions wait up to `wait_s` for a connection, and are sent again on a new one. An append waits only
-    for the first connection; one that has been sent ends as UNKNOWN after `wait_s` or when the connection is lost."""
+    Reads, subscriptions and leases wait up to `wait_s` for a connection, and are asked again on a new one. An append
+    or an offer waits only for the first connection; one that has been sent ends as UNKNOWN after `wait_s` or when the
+    connection is lost.
 
-    def __init__(self, path: str, wait_s: float = 5.0) -> None:
-        if not path or len(os.fsencode(path)) > SOCKET_PATH_BYTES:
-            raise ValueError(f"broker socket {path!r}: 1 to {SOCKET_PATH_BYTES} bytes")
+    A broker that has been restarted has lost everything: rooms are numbered anew, a taker goes on with what is offered
+    from then on, leases have ended. `now` is the clock of leases."""
+
+    def __init__(self, path: str, wait_s: float = 5.0, now: Clock = time.monotonic) -> None:
         self.path = path
-        self.wait_s = wait_s
-        self.connects = 0
-        self._subscriptions: dict[str, Subscription] = {}
-        self._answers: dict[int, Answer] = {}
-        self._number = 0
-        self._wire: Wire | None = None
-        self._ready = asyncio.Event()
-        self._keeper: asyncio.Task[None] | None = None
-        self._closed = False
+        self.unknown = 0
+        self._way = Way(path, wait_s, self)
+        self._rooms = Rooms(self._way)
+        self._shards = Shards(self._way)
+        self._hearers: dict[str, Hearer] = {}
+        self._holdings: dict[int, Holding] = {}
+        self._asked: dict[int, int] = {}  # leases that are being asked for: their shards, by call
+        self._now = now
+        self._store = 0
+        self._name = secrets.randbits(62 - CALL_BITS) + 1 << CALL_BITS
+        self._call = 0
+        self._unknown: OrderedDict[tuple[str, int, int], tuple[bytes, int, Mark, int]] = OrderedDict()
 
     @property
     def connected(self) -> bool:
-        return self._wire is not None
+        return self._way.wire is not None
 
-    async def append(self, room: str, lane: int, batch: bytes, expected: int) -> Outcome:
-        check_append(room, lane, batch, expected)
-        self._open()
-        if not self.connects:
-            await self._wait_ready(asyncio.get_running_loop().time() + self.wait_s)
-        if self._wire is None:
-            raise Unavailable("the broker of this box can't be reached")
-        if self._wire.transport.get_write_buffer_size() > UNSENT_BYTES:
-            raise Unavailable("the broker of this box does not read")
-        number, future = self._call(envelope.APPEND, room, lane, batch, expected)
+    @property
+    def shards(self) -> int:
+        return SHARDS
+
+    def shard_of(self, room: str) -> int:
+        return shard_of(room, SHARDS)
+
+    async def append(
+        self, room: str, lane: int, batch: bytes, expected: int, epoch: int = 0, mark: Mark = NO_MARK
+    ) -> Outcome:
+        check_append(room, lane, batch, expected, epoch, mark)
+        known = self._unknown.pop((room, lane, expected), None)
+        same = known is not None and known[:3] == (batch, epoch, mark)
+        call = known[3] if known is not None and same else self._new_call()
+        answer, sent = None, True
         try:
-            async with asyncio.timeout(self.wait_s):
-                answer = await future
-        except TimeoutError:
-            return UNKNOWN
+            answer = await self._way.write(envelope.APPEND, room, lane, batch, expected, epoch, mark, call)
+        except Unavailable:
+            sent = same
+            if not sent:
+                raise
         finally:
-            self._answers.pop(number, None)
+            if answer is None and sent:
+                self._unknown[room, lane, expected] = (bytes(batch), epoch, mark, call)
+                if len(self._unknown) > UNKNOWNS:
+                    self._unknown.popitem(last=False)
         if answer is None:
+            self.unknown += 1
             return UNKNOWN
-        kind, head = result(answer)
-        return Outcome(Kind(kind), head)
+        kind, head, greatest = result(answer)
+        return Outcome(Kind(kind), head, greatest)
 
     async def subscribe(self, room: str, sink: Sink) -> Tail:
         check_room(room)
-        self._open()
-        if room in self._subscriptions:
+        self._way.open()
+        if room in self._rooms.by_room:
             raise ValueError(f"room {room} is subscribed already")
-        own = self._subscriptions[room] = Subscription(room, sink)
-
-        def answered(answer: list[Any]) -> Tail:
-            # Here, not where the future is awaited: the next envelope may be a batch that follows on this tail.
-            _, incarnation, must, chat, *heads = result(answer)
-            own.incarnation, own.heads, own.held = incarnation, list(heads), []
-            return Tail(incarnation, entries(must), entries(chat), (heads[MUST], heads[CHAT]))
-
+        own = self._rooms.by_room[room] = Subscription(room, sink)
         try:
-            tail: Tail = await self._read(answered, envelope.SUBSCRIBE, room, 0, 0, 0)
+            # `start` as the answer comes, not where it is awaited: the next envelope may be a batch that follows it.
+            tail: Tail = await self._way.read(own.start, envelope.SUBSCRIBE, room, 0, 0, 0)
         except BaseException:
             await self.unsubscribe(room)
             raise
@@ -193,174 +127,165 @@ class LocalBroker:
         return tail
 
     async def unsubscribe(self, room: str) -> None:
-        own = self._subscriptions.pop(room, None)
-        if own is None:
-            return
-        own.held.clear()
-        if self._wire is not None:
-            self._send(lambda answer: None, envelope.UNSUBSCRIBE, room)
+        own = self._rooms.by_room.pop(room, None)
+        if own is not None:
+            own.held.clear()
+            self._way.tell(envelope.UNSUBSCRIBE, room)
 
     async def head(self, room: str, lane: int) -> int:
+        return (await self.last(room, lane)).head
+
+    async def last(self, room: str, lane: int) -> Last:
         check_lane(lane)
-        self._open()
-        found: int = await self._read(lambda answer: result(answer)[0], envelope.HEAD, room, lane)
-        return found
+        head, epoch, mark = await self._way.read(list, envelope.LAST, room, lane)
+        return Last(head, epoch, (mark[0], mark[1]))
 
     async def tail(self, room: str, lane: int, after: int) -> list[Entry]:
         check_lane(lane)
-        self._open()
-        found: list[Entry] = await self._read(
-            lambda answer: entries(result(answer)[0]), envelope.TAIL, room, lane, after
-        )
-        return found
+        return entries((await self._way.read(list, envelope.TAIL, room, lane, after))[0])
+
+    async def offer(self, shard: int, items: Sequence[bytes]) -> Kind:
+        check_offer(shard, SHARDS, items)
+        answer = await self._way.write(envelope.OFFER, shard, list(items))
+        if answer is None:
+            self.unknown += 1
+            return Kind.UNKNOWN
+        result(answer)
+        return Kind.STORED
+
+    async def consume(self, shard: int, after: int, taker: Taker) -> None:
+        check_shard(shard, SHARDS)
+        self._way.open()
+        if shard in self._shards.by_shard:
+            raise ValueError(f"shard {shard} is consumed already")
+        own = self._shards.by_shard[shard] = Taking(shard, after, taker)
+        try:
+            await self._way.read(own.start, envelope.CONSUME, shard, after)
+        except BaseException:
+            await self.leave(shard)
+            raise
+
+    async def leave(self, shard: int) -> None:
+        if self._shards.by_shard.pop(shard, None) is not None:
+            self._way.tell(envelope.LEAVE, shard)
+
+    async def covered(self, shard: int, seq: int) -> None:
+        check_shard(shard, SHARDS)
+        await self._way.read(list, envelope.COVERED, shard, seq)
+
+    async def lease(self, shard: int) -> Lease | None:
+        check_shard(shard, SHARDS)
+        sent = self._now()  # of the first asking, where it is asked again: too early does no harm
+        call = self._new_call()
+
+        def given(answer: list[Any]) -> Holding | None:
+            # Here, as the answer comes: the next connection may be to another life of the broker.
+            self._way.open()
+            epoch, ttl_s = answer
+            if not epoch:
+                return None
+            made = Holding(shard, epoch, ttl_s, sent, self._now, self._renew, self._release)
+            self._holdings[shard] = made
+            return made
+
+        self._asked[call] = shard
+        try:
+            made: Holding | None = await self._way.read(given, envelope.LEASE, shard, call)
+            if made is not None and not made.held:
+                raise Unavailable("the broker of this box has given a lease too late")
+        except BaseException:
+            self._way.tell(envelope.RELEASE, shard, 0, call)
+            raise
+        finally:
+            del self._asked[call]
+        return made
+
+    async def fence(self, shard: int, epoch: int) -> Standing:
+        check_shard(shard, SHARDS)
+        after, *rooms = await self._way.read(list, envelope.FENCE, shard, epoch)
+        return Standing(after, {room: Last(head, last, (mark[0], mark[1])) for room, head, last, mark in rooms})
+
+    async def emit(self, subject: str, message: bytes) -> None:
+        check_subject(subject)
+        if len(message) > envelope.MESSAGE_BYTES:
+            raise ValueError(f"message: {len(message)} bytes, and {envelope.MESSAGE_BYTES} is the limit")
+        self._way.open()
+        if not self._way.full:
+            self._way.tell(envelope.EMIT, subject, message)
+
+    async def hear(self, subject: str, hearer: Hearer) -> None:
+        check_subject(subject)
+        self._way.open()
+        if subject in self._hearers:
+            raise ValueError(f"{subject} is heard already")
+        self._hearers[subject] = hearer
+        self._way.tell(envelope.HEAR, subject)
+
+    async def unhear(self, subject: str) -> None:
+        if self._hearers.pop(subject, None) is not None:
+            self._way.tell(envelope.UNHEAR, subject)
+
+    def figures(self) -> dict[str, int]:
+        return {
+            "broker_reconnects": max(0, self._way.connects - 1),
+            "broker_repairs": self._rooms.repairs,
+            "broker_unknown": self.unknown,
+        }
 
     async def close(self) -> None:
-        self._closed = True
-        self._subscriptions.clear()
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
-        self._ready.set()  # whoever waits for a connection sees that there will be none
-
-    def _open(self) -> None:
-        if self._closed:
-            raise Closed("this broker has been closed")
-        if self._keeper is None:
-            self._keeper = asyncio.get_running_loop().create_task(self._keep())
-
-    async def _keep(self) -> None:
-        """Holds a connection until it is cancelled."""
-        loop = asyncio.get_running_loop()
-        pause_s, most_s = BACKOFF_S
-        wire: Wire | None = None
+        self._way.closed = True
+        self._rooms.by_room.clear()
+        self._shards.by_shard.clear()
+        self._hearers.clear()
+        told = [holding.release() for holding in list(self._holdings.values())]
+        told += [self._tell_release(shard, 0, call) for call, shard in self._asked.items()]
         try:
-            while True:
-                try:
-                    _, wire = await loop.create_unix_connection(lambda: Wire(self), self.path)
-                    await wire.ended
-                    if wire.greeted:
-                        pause_s = BACKOFF_S[0]
-                except OSError as refused:
-                    log.debug("broker socket %s: %s", self.path, refused)
-                await asyncio.sleep(random.uniform(0, pause_s))
-                pause_s = min(pause_s * 2, most_s)
+            await asyncio.gather(*told)
         finally:
-            if wire is not None:
-                wire.transport.abort()
-                self._lost(wire)
+            await self._way.close()
 
-    def _connected(self, wire: Wire) -> None:
-        self._wire = wire
-        self.connects += 1
-        self._ready.set()
-        for own in self._subscriptions.values():
-            if own.incarnation:  # the others are still being asked for by their callers
-                self._repair(own)
+    def way_up(self, store: int) -> None:
+        if store != self._store:  # another life of the broker, which knows of no lease that an earlier one gave
+            for holding in self._holdings.values():
+                holding.end()
+            self._holdings.clear()
+            self._store = store
+        self._rooms.way_up()
+        self._shards.way_up()
+        for subject in self._hearers:
+            self._way.tell(envelope.HEAR, subject)
 
-    def _lost(self, wire: Wire) -> None:
-        if self._wire is not wire:
+    def way_pushed(self, push: int, arguments: list[Any]) -> None:
+        if push == envelope.BATCH:
+            self._rooms.pushed(*arguments)
+        elif push == envelope.OFFERED:
+            self._shards.pushed(*arguments)
+        elif push == envelope.HEARD:
+            self._heard(*arguments)
+        else:
+            raise ValueError(f"push {push}")
+
+    def _heard(self, subject: str, message: bytes) -> None:
+        hearer = self._hearers.get(subject)
+        if hearer is None:
             return
-        self._wire = None
-        self._ready.clear()
-        answers, self._answers = self._answers, {}
-        for answer in answers.values():
-            answer(None)
-
-    def _received(self, parts: list[Any]) -> None:
-        number = parts[0]
-        if number:
-            answer = self._answers.pop(number, None)
-            if answer is not None:  # its caller may have given up
-                answer(parts[1:])
-            return
-        _, room, lane, seq, data = parts
-        own = self._subscriptions.get(room)
-        # Without an incarnation this is the rest of an earlier subscription, which this one's tail will contain.
-        if own is not None and own.incarnation and not own.deliver(lane, seq, data):
-            self._repair(own)
-
-    def _repair(self, own: Subscription) -> None:
-        """Ask for what follows on what the sink has. What is pushed before the answer is in the answer."""
-
-        def answered(answer: list[Any] | None) -> None:
-            own.repairing = False
-            if self._subscriptions.get(own.room) is not own or answer is None:
-                return  # lost: the next connection repairs
-            try:
-                resumed, incarnation, must, chat, *heads = result(answer)
-            except BrokerError as refused:
-                log.error("room %s: the broker refuses to subscribe it again: %s", own.room, refused)
-                asyncio.get_running_loop().call_later(REPAIR_AGAIN_S, self._repair_again, own)
-                return
-            if resumed and all(own.deliver(lane, *entry) for lane in LANES for entry in (must, chat)[lane]):
-                return
-            own.reset(Tail(incarnation, entries(must), entries(chat), (heads[MUST], heads[CHAT])))
-
-        if not own.repairing:
-            own.repairing = True
-            self._send(answered, envelope.SUBSCRIBE, own.room, own.incarnation, *own.heads)
-
-    def _repair_again(self, own: Subscription) -> None:
-        if self._wire is not None and self._subscriptions.get(own.room) is own:
-            self._repair(own)
-
-    def _send(self, answer: Answer, op: int, *arguments: Any) -> int:
-        assert self._wire is not None
-        self._number += 1
-        request = pack(self._number, op, *arguments)
-        self._answers[self._number] = answer
-        self._wire.transport.write(request)
-        return self._number
-
-    def _call(self, op: int, *arguments: Any) -> tuple[int, asyncio.Future[list[Any] | None]]:
-        future: asyncio.Future[list[Any] | None] = asyncio.get_running_loop().create_future()
-        return self._send(lambda answer: None if future.done() else future.set_result(answer), op, *arguments), future
-
-    async def _read(self, use: Callable[[list[Any]], Any], op: int, *arguments: Any) -> Any:
-        """Asks until there is an answer or `wait_s` is over, and gives what `use` makes of it, at once as it comes."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.wait_s
-        while True:
-            await self._wait_ready(deadline)
-            future: asyncio.Future[Any] = loop.create_future()
-
-            def answered(answer: list[Any] | None, future: asyncio.Future[Any] = future) -> None:
-                if future.done():
-                    return
-                try:
-                    future.set_result(None if answer is None else (use(answer),))
-                except Exception as refused:
-                    future.set_exception(refused)
-
-            number = self._send(answered, op, *arguments)
-            try:
-                async with asyncio.timeout_at(deadline):
-                    found = await future
-            except TimeoutError:
-                raise Unavailable(f"the broker of this box has not answered for {self.wait_s:g} s") from None
-            finally:
-                self._answers.pop(number, None)
-            if found is not None:
-                return found[0]
-
-    async def _wait_ready(self, deadline: float) -> None:
         try:
-            async with asyncio.timeout_at(deadline):
-                while self._wire is None and not self._closed:
-                    await self._ready.wait()
-        except TimeoutError:
-            raise Unavailable(f"the broker of this box can't be reached at {self.path}") from None
-        if self._closed:
-            raise Closed("this broker has been closed")
+            hearer(message)
+        except Exception:
+            log.exception("a hearer of %s failed", subject)
 
+    async def _renew(self, holding: Holding) -> bool:
+        return bool((await self._way.read(list, envelope.RENEW, holding.shard, holding.epoch))[0])
 
-def result(answer: list[Any]) -> list[Any]:
-    """What a request gave, or the error that it ended with."""
-    if answer[0] == 0:
-        return answer[1:]
-    name, text = answer[1:]
-    raise Full(text) if name == "full" else ValueError(text)
+    async def _release(self, holding: Holding) -> None:
+        if self._holdings.get(holding.shard) is holding:
+            del self._holdings[holding.shard]
+        await self._tell_release(holding.shard, holding.epoch, 0)
 
+    async def _tell_release(self, shard: int, epoch: int, call: int) -> None:
+        if self._way.wire is not None:
+            await self._way.ask(RELEASE_S, envelope.RELEASE, shard, epoch, call)
 
-def entries(found: list[Any]) -> list[Entry]:
-    return [(seq, data) for seq, data in found]
+    def _new_call(self) -> int:
+        self._call += 1
+        return self._name | self._call & (1 << CALL_BITS) - 1

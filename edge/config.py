@@ -81,7 +81,7 @@ def _matching(pattern: str, wanted: str) -> Callable[[str], str]:
 
 _address = _parsed_by(parse_address, "HOST:PORT, the host an IP address ([..] around IPv6) or localhost")
 _network = _parsed_by(ipaddress.ip_network, "networks such as 10.0.0.0/8 or ::1/128")
-_broker = _matching(r"memory:|local:.+", "memory: or local:SOCKET")
+_broker = _matching(r"memory:|local:.+|(nats|tls)://[^/?\s]+(\?\S*)?", "memory:, local:SOCKET or nats://HOST:PORT")
 _origin = _matching(r"|\*|https?://[^\s/]+", "*, an origin such as https://example.com, or nothing")
 _filled = _matching(r".*\S.*", "a name")
 _key = _matching(r"(?s)|.{32,}", "32 characters or more")
@@ -118,8 +118,16 @@ class Auth(msgspec.Struct, frozen=True):
 
 class Broker(msgspec.Struct, frozen=True):
     url: Annotated[
-        str, About("memory: keeps rooms on this box; local:SOCKET joins one.", check=_broker, flag="--broker URL")
+        str,
+        About("memory: (this box), local:SOCKET, or nats://HOST:PORT (boxes).", check=_broker, flag="--broker URL"),
     ] = "memory:"
+    creds: Annotated[str, About("NATS: a .creds file, with the user's JWT and seed.")] = ""
+    tls_ca: Annotated[str, About("NATS: who signs the servers' certificates; TLS is asked for where it is set.")] = ""
+    tls_cert: Annotated[str, About("NATS: this box's certificate.")] = ""
+    tls_key: Annotated[str, About("NATS: and its key.")] = ""
+
+    def __repr__(self) -> str:
+        return "Broker(...)"  # the url may hold a password
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -132,6 +140,9 @@ class Limits(msgspec.Struct, frozen=True):
     resume_bytes: Annotated[int, About("Chat sent on a resume; the rest is a gap.", 0, 64 << 20)] = 204800
     tokens_per_tick: Annotated[int, About("Tokens verified in one turn of the loop.", 1, 4096)] = 32
     rooms: Annotated[int, About("Rooms that a worker holds.", 1, 1 << 24)] = 100000
+    opens_per_ip: Annotated[
+        int, About("Rooms that one address may open at a worker in a minute; 0: no limit. --dev has none.", 0, 1 << 24)
+    ] = 600
     body_bytes: Annotated[int, About("The largest body of an HTTP request.", 1024, 64 << 20)] = 16384
 
 
@@ -148,7 +159,11 @@ class Streams(msgspec.Struct, frozen=True):
     retry_ms: Annotated[int, About("The wait before an SSE client reconnects.", 100, 600000)] = 2000
     slice_us: Annotated[int, About("The longest that a broadcast runs between other events.", 50, 100000)] = 1000
     tick_us: Annotated[int, About("The longest turn of the socket engine.", 100, 100000)] = 2000
-    flush_ms: Annotated[int, About("The time in which comments are gathered for a batch.", 1, 5000)] = 10
+
+
+class Rooms(msgspec.Struct, frozen=True):
+    own: Annotated[bool, About("Compete for shards, and write their rooms: the role `rooms`.")] = True
+    flush_ms: Annotated[int, About("The time in which comments are gathered where few are said.", 1, 1000)] = 5
 
 
 class Log(msgspec.Struct, frozen=True):
@@ -163,6 +178,7 @@ class Config(msgspec.Struct, frozen=True):
     broker: Broker = Broker()
     limits: Limits = Limits()
     streams: Streams = Streams()
+    rooms: Rooms = Rooms()
     log: Log = Log()
 
 
@@ -232,7 +248,8 @@ class _Reader:
     def take(self, setting: Setting, value: Any, source: str) -> None:
         if wanted := _refusal(setting, value):
             got = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
-            self.problems.append(f"{source}: expected {wanted}" + ("" if setting.about.secret else f", got {got}"))
+            hidden = setting.about.secret or "@" in got  # a url with a login, even where it is misspelt
+            self.problems.append(f"{source}: expected {wanted}" + ("" if hidden else f", got {got}"))
             return
         self.values[setting.section][setting.key] = tuple(value) if isinstance(value, list) else value
         self.sources[setting.section, setting.key] = source

@@ -9,7 +9,8 @@ import msgspec
 Figures = dict[str, int]
 
 GAUGES = frozenset(
-    "connections capacity cold rooms users held_bytes http_connections memory_blocks memory_bytes memory_mapped".split()
+    "connections capacity cold rooms users held_bytes http_connections memory_blocks memory_bytes memory_mapped "
+    "owner_shards".split()
 )
 LABELS = {
     "refused": "status",

@@ -11,7 +11,7 @@ import zstandard
 from edge import wire
 from edge.auth import LEEWAY_S, Identity
 from edge.errors import EdgeError
-from edge.publish import ack
+from edge.offers import ack
 
 log = logging.getLogger("edge.ops")
 

@@ -4,6 +4,7 @@ import ipaddress
 import resource
 from pathlib import Path
 
+from broker.access import Access
 from edge.config import Config
 
 SPARE_DESCRIPTORS = 512  # for the broker, files, and HTTP requests that are not streams
@@ -51,6 +52,11 @@ def engine_options(config: Config, anonymous: bool, group: bool) -> dict[str, in
         "hello": 1,
         "group": int(group),
     }
+
+
+def access(config: Config) -> Access:
+    found = config.broker
+    return Access(found.creds, found.tls_ca, found.tls_cert, found.tls_key)
 
 
 def can_migrate() -> bool:

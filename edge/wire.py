@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 from base64 import b32encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Annotated, Any
 
@@ -19,6 +19,7 @@ from edge.errors import EdgeError
 TEXT_CHARS = 500
 EVENT_DEPTH = 16
 EVENT_VALUES = 2000
+ITEM_BYTES = 16 * 1024
 
 _ROOM = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 # C0, DEL, C1; and what reorders the text around it: embeddings, overrides and isolates. LRM, RLM and ALM stay: honest
@@ -170,6 +171,35 @@ def comment_id(author: str, ref: str | None) -> str:
     return b32encode(raw).decode().lower()
 
 
+# What travels between workers.
+
+
+class Item(msgspec.Struct, array_like=True, frozen=True):
+    """One comment on its way to its room's owner, who need not look into it. `size` is its length as JSON."""
+
+    room: str
+    id: str
+    size: int
+    comment: msgspec.Raw
+
+
+_item_decoder = msgspec.msgpack.Decoder(Item)
+
+
+def item(room: str, made: Message) -> bytes:
+    """`made` is a `comment`."""
+    size = len(msgspec.json.encode(made)) + 1
+    return msgspec.msgpack.encode(Item(room, made["id"], size, msgspec.Raw(msgspec.msgpack.encode(made))))
+
+
+def decode_item(data: bytes) -> Item:
+    """Raises ValueError for what is none."""
+    found = _item_decoder.decode(data)
+    if not _ROOM.fullmatch(found.room) or not 0 < found.size <= ITEM_BYTES:
+        raise ValueError("an item without a room, or with no size")
+    return found
+
+
 # What clients are told. `t`, `id` and `ts` come first, in that order, in all that is on a lane.
 
 
@@ -192,7 +222,7 @@ def comment(
 def batch(
     seq: int,
     ts: int,
-    comments: list[Message],
+    comments: Sequence[Message | msgspec.Raw],
     *,
     reactions: Mapping[str, int] | None = None,
     viewers: int | None = None,

@@ -5,9 +5,11 @@ import contextlib
 import contextvars
 import gc
 import logging
+import math
 import secrets
 import signal
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -19,7 +21,7 @@ import uvloop
 from aiohttp import web
 
 import broker
-from broker.base import CHAT, MUST, Broker, BrokerError, Tail
+from broker.base import CHAT, MUST, Answers, Broker, BrokerError, Misfit
 from edge import wire
 from edge._fast import sys as fast_sys
 from edge._fast.reactor import BINARY, Engine
@@ -28,46 +30,37 @@ from edge.api.serving import runner as http_runner
 from edge.auth import Identity, Tokens, check_name, dev
 from edge.config import Config
 from edge.errors import EdgeError
+from edge.limits import Buckets
 from edge.metrics import Board
+from edge.offers import Done, Offers, ack
 from edge.ops import Ops, ends, packed
-from edge.options import can_migrate, capacity, engine_options, trusted_networks
-from edge.publish import Lanes, Publisher
-from edge.rooms.window import Done
+from edge.options import access, can_migrate, capacity, engine_options, trusted_networks
+from edge.outside import Outside
+from edge.owner import WANTED, Owner
+from edge.reports import Reports
+from edge.scores import score
+from edge.trouble import Trouble
+from edge.watch import Parked, Room, Watch
 
 log = logging.getLogger("edge.worker")
 
 ANYBODY = Identity(user="", name="", scopes=frozenset({"read"}))
 HTTP_CONNECTIONS = 384
-LINGER_S = 30.0  # before a room that nobody watches any more is let go
 GOODBYE_S = 2.0
-
-
-class _Batch(msgspec.Struct):
-    ts: int = 0
-    m: list[msgspec.Raw] = []
-
-
-class Room(Lanes):
-    """A room that this worker publishes to or watches. While it is `followed` the engine has it, for viewers."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.key = name.encode()
-        self.opening: asyncio.Task[None] | None = None
-        self.parked: list[tuple[int, Identity]] = []
-        self.idle_since = 0.0
+ABSENT = 10_000
+ABSENT_S = 1.0  # that a room which was not there is not looked for again
 
 
 class Worker:
-    """The engine's upcalls, the HTTP application's Service and the broker's Sink, in one place."""
+    """The engine's upcalls and the HTTP application's Service, in one place."""
 
     def __init__(
         self,
         config: Config,
         loop: asyncio.AbstractEventLoop,
         link: Broker,
-        group: bool,
         number: int = 0,
+        count: int = 1,
         board: Board | None = None,
     ) -> None:
         self.config = config
@@ -84,7 +77,8 @@ class Worker:
             self.tokens = Tokens(
                 config.auth.hs256_key, audience=config.auth.audience or None, issuer=config.auth.issuer or None
             )
-        self.rooms: dict[str, Room] = {}
+        self.opening = Buckets(0 if config.server.dev else config.limits.opens_per_ip, 60.0)
+        self.absent: dict[str, float] = {}  # rooms that were not there when a snapshot was asked for, and when
         self.opens_waiting: deque[tuple[int, bytes, bytes | None, bytes | None]] = deque()
         self.tasks: set[asyncio.Task[Any]] = set()
         self.turning = False
@@ -99,11 +93,16 @@ class Worker:
             capacity(config),
             config.limits.rooms,
             secrets.randbits(64),
-            engine_options(config, self.anonymous, group and can_migrate()),
+            engine_options(config, self.anonymous, count > 1 and can_migrate()),
             trusted_networks(config.server.proxy_trusted),
             config.server.cors_origin.encode(),
         )
-        self.publisher = Publisher(link, config.streams.flush_ms, self._viewers, self.spawn)
+        self.watch = Watch(link, self.engine, config.limits.rooms, self._let_in, self._turn_away, self.spawn, self.soon)
+        self.trouble = Trouble(link, self.engine, self.soon)
+        self.offers = Offers(link, self.spawn)
+        alone = config.broker.url == "memory:"
+        self.owner = Owner(link, config.rooms.flush_ms, (number, count), alone, self.spawn)
+        self.reports = Reports(link, self.owner.name, self.engine.jobs)
         self.ops = Ops(
             self.engine,
             BINARY,
@@ -177,6 +176,7 @@ class Worker:
             try:
                 identity = self.identify(_text(token), _unquoted(user))
                 identity.check("read", room.decode())
+                self._check_opening(room.decode(), self.engine.address(id_) or b"")
                 self._admit(id_, room.decode(), identity)
             except EdgeError as error:
                 self._refuse(id_, error)
@@ -191,97 +191,52 @@ class Worker:
         words = "".join(c for c in error.message if c.isascii() and c.isprintable() and c not in '"\\')
         self.engine.refuse(id_, error.status, error.name.encode(), words.encode()[:200], int(error.retry_after or 0))
 
+    def _check_opening(self, room: str, address: bytes) -> None:
+        """A room that is not open here takes reads of the log, and is made if it is not there."""
+        if address and not self.watch.has(room):
+            mapped = address.startswith(bytes(10) + b"\xff\xff")
+            wait_s = self.opening.take(address if mapped else address[:8], self.loop.time())  # IPv6 by /64
+            if wait_s:
+                words = "too many rooms are opened from this address"
+                raise EdgeError("too_many", words, retry_after=math.ceil(wait_s))
+
     def _admit(self, id_: int, name: str, identity: Identity) -> None:
-        room = self._room(name)
-        if not room.followed:
-            room.parked.append((id_, identity))
-            if room.opening is None:
-                room.opening = self.spawn(self._open(room))
-        elif identity.user:
+        room = self.watch.room(name)
+        if room.followed:
+            self._let_in(room, (id_, identity))
+        else:
+            self.watch.park(room, (id_, identity))
+
+    def _let_in(self, room: Room, parked: Parked) -> None:
+        id_, identity = parked
+        if identity.user:
             self.engine.admit(id_, room.key, identity.user.encode(), packed(identity), ends(identity))
         else:
             self.engine.admit(id_, room.key)
+        if self.trouble.now:
+            self.engine.reply(id_, self.trouble.message)
+
+    def _turn_away(self, parked: Parked, error: EdgeError) -> None:
+        self._refuse(parked[0], error)
 
     def messages(self, messages: list[tuple[int, int, int, bytes]]) -> None:
         for message in messages:
             self.ops.take(*message)
         self.soon()
 
-    # Rooms: opened for their first viewer, let go a while after the last.
-
-    def _room(self, name: str) -> Room:
-        room = self.rooms.get(name)
-        if room is None:
-            if len(self.rooms) >= self.config.limits.rooms:
-                raise EdgeError("overloaded", "there are too many rooms", retry_after=5)
-            room = self.rooms[name] = Room(name)
-        return room
-
-    async def _open(self, room: Room) -> None:
-        try:
-            tail = await self.broker.subscribe(room.name, self)
-            self._fill(room, tail)
-            room.followed = True
-        except (BrokerError, ValueError) as error:
-            log.warning("room %s does not open: %s", room.name, error)
-        finally:
-            room.opening = None
-            parked, room.parked = room.parked, []
-        for id_, identity in parked:
-            if room.followed:
-                self._admit(id_, room.name, identity)
-            else:
-                self._refuse(id_, EdgeError("unavailable", retry_after=2))
-        self.soon()
-
-    def _fill(self, room: Room, tail: Tail) -> None:
-        first = [
-            entries[0][0] - 1 if entries else head
-            for entries, head in zip((tail.must, tail.chat), tail.heads, strict=True)
-        ]
-        self.engine.room_open(room.key, tail.incarnation, first[MUST], first[CHAT])
-        for lane, entries in ((MUST, tail.must), (CHAT, tail.chat)):
-            for seq, data in entries:
-                self.batch(room.name, lane, seq, data)
-        room.heads = list(tail.heads)
-
-    def batch(self, room: str, lane: int, seq: int, data: bytes) -> None:
-        it = self.rooms.get(room)
-        if it is None:
-            return  # let go just now
-        try:
-            found = msgspec.msgpack.decode(data, type=_Batch)
-        except msgspec.DecodeError:
-            found = _Batch()  # the engine tells its viewers of a gap in its place
-        it.stamp(lane, found.ts)
-        self.engine.append(it.key, lane, seq, len(found.m) if lane == CHAT else 1, data)
-        it.heads[lane] = seq
-        self.soon()
-
-    def reset(self, room: str, tail: Tail) -> None:
-        """The numbering is a new one: viewers cannot go on from where they are, so they come anew, a few at a time."""
-        it = self.rooms.get(room)
-        if it is None:
-            return
-        self.engine.room_end(it.key, 1012, b"the room starts anew")
-        self._fill(it, tail)
-        self.soon()
-
     def housekeep(self) -> None:
-        now = self.loop.time()
-        unwatched = {name.decode() for name in self.engine.rooms_unwatched()}
-        for name, room in list(self.rooms.items()):
-            if room.opening or room.parked or room.busy() or (room.followed and name not in unwatched):
-                room.idle_since = 0.0
-            elif not room.idle_since:
-                room.idle_since = now
-            elif now - room.idle_since > LINGER_S:
-                del self.rooms[name]
-                if room.followed:
-                    self.engine.room_close(room.key)
-                    self.spawn(self.broker.unsubscribe(name))
+        self.watch.housekeep(self.loop.time())
+        self.spawn(self._report())
         self._post()
         self.loop.call_later(1.0, self.housekeep)
+
+    async def _report(self) -> None:
+        with contextlib.suppress(BrokerError):
+            await self.reports.turn()
+
+    def _wanted(self, message: bytes) -> None:
+        with contextlib.suppress(msgspec.DecodeError):
+            self.spawn(self.reports.wanted(msgspec.msgpack.decode(message, type=int)))
 
     # What the HTTP application asks, and the ops of viewers.
 
@@ -299,32 +254,53 @@ class Worker:
         return ANYBODY
 
     async def comment(self, identity: Identity, room: str, body: wire.CommentBody) -> wire.Message:
-        return await self.publisher.comment(self._room(room), identity, body)
+        """Its ack, once it is stored."""
+        told: asyncio.Future[str] = self.loop.create_future()
 
-    async def score(self, identity: Identity, room: str, event: dict[str, Any]) -> str:
-        return await self.publisher.score(self._room(room), event)
+        def done(status: str) -> None:
+            if not told.done():
+                told.set_result(status)
+
+        made = wire.comment_id(identity.user, body.ref)
+        self._offer(identity, room, body, made, done)
+        return ack(body.ref, made, await told)
 
     def _offer(self, identity: Identity, room: str, body: wire.CommentBody, made: str, done: Done) -> None:
-        self.publisher.offer(self._room(room), identity, body, made, done)
+        now_ms = time.time_ns() // 1_000_000
+        self.offers.take(
+            room, wire.comment(made, identity.public(), body.x, now_ms, re=body.re, tier=identity.tier), done
+        )
 
-    def _viewers(self, lanes: Lanes) -> int | None:
-        info = self.engine.room_info(lanes.name.encode())
-        return int(info["viewers"]) if info else None
+    async def score(self, identity: Identity, room: str, event: dict[str, Any]) -> str:
+        return await score(self.broker, self.watch.room(room).must, event)
 
-    async def snapshot(self, room: str) -> wire.Message:
+    async def snapshot(self, room: str, address: bytes) -> wire.Message:
         info = self.engine.room_info(room.encode())
         since = None
         if info is not None:
             heads = [info["must"], info["chat"]]
             since = f"i{info['incarnation']}.m{heads[MUST]}.c{heads[CHAT]}"
         else:
-            try:
-                heads = [await self.broker.head(room, lane) for lane in (MUST, CHAT)]
-            except BrokerError:
-                raise EdgeError("unavailable", retry_after=1) from None
+            heads = await self._heads(room, address)
         last = {"must": f"m{heads[MUST]}", "chat": f"c{heads[CHAT]}"}
         viewers = info["viewers"] if info else 0
         return {"room": room, "state": "live", "viewers": viewers, "since": since, "last": last}
+
+    async def _heads(self, room: str, address: bytes) -> list[int]:
+        now = self.loop.time()
+        if now - self.absent.get(room, -ABSENT_S) < ABSENT_S:
+            return [0, 0]
+        self._check_opening(room, address)
+        try:
+            heads = [await self.broker.head(room, lane) for lane in (MUST, CHAT)]
+        except BrokerError:
+            raise EdgeError("unavailable", retry_after=1) from None
+        self.absent.pop(room, None)
+        if heads == [0, 0]:
+            self.absent[room] = now
+            while len(self.absent) > ABSENT:
+                del self.absent[next(iter(self.absent))]
+        return heads
 
     def adopt(self, sock_fd: int, head: bytes, peer: bytes) -> None:
         self.engine.adopt(sock_fd, head, peer)
@@ -338,7 +314,9 @@ class Worker:
         figures: dict[str, int] = self.engine.counters()
         figures["http_connections"] = len(self.http.server.connections)
         figures["http_refused"] = self.http_refused
-        figures["comments_refused"] = self.publisher.refused
+        figures |= self.owner.metrics() | self.broker.figures()
+        figures |= {f"comments_{name}": getattr(self.offers, name) for name in ("taken", "refused", "unknown")}
+        figures["trouble"] = self.trouble.times
         figures |= {f"memory_{name}": value for name, value in fast_sys.memory().items()}
         self.board.post(self.number, figures)
 
@@ -349,7 +327,24 @@ class Worker:
         """New viewers are welcome, and what they say has somewhere to go."""
         return not self.stopping and self.broker.connected
 
-    # The end.
+    # The beginning and the end.
+
+    async def start(self) -> None:
+        """Returns when the broker has answered, or is away: then viewers are told. Raises Misfit."""
+        try:
+            await self.broker.head("-", MUST)
+        except Misfit:
+            raise
+        except BrokerError as error:
+            log.warning("no broker yet: %s", error)
+        await self.broker.hear(WANTED, self._wanted)
+        if isinstance(self.broker, Answers):
+            outside = Outside(self.comment, lambda room, event: score(self.broker, self.watch.room(room).must, event))
+            await self.broker.answer("score", outside.score)
+            await self.broker.answer("comment", outside.comment)
+        if self.config.rooms.own:
+            await self.owner.start(self.broker.connected)
+        self.spawn(self.trouble.watch())
 
     async def stop(self) -> None:
         self.stopping = True
@@ -361,6 +356,7 @@ class Worker:
             await asyncio.sleep(0.02)
         if self.http is not None:
             await self.http.cleanup()
+        await self.owner.stop()
         await self.broker.close()
         for task in list(self.tasks):
             task.cancel()
@@ -386,13 +382,14 @@ def _unquoted(raw: bytes | None) -> str | None:
 
 
 async def _serve(
-    config: Config, worker: int, group: bool, listen_fd: int, private_fd: int, board: Board, ready: Callable[[], None]
-) -> None:
+    config: Config, worker: int, workers: int, listen_fd: int, private_fd: int, board: Board, ready: Callable[[], None]
+) -> int:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    it = Worker(config, loop, broker.open(config.broker.url), group, worker, board)
+    link = broker.open(config.broker.url, access(config))
+    it = Worker(config, loop, link, worker, workers, board)
     it.http = http_runner(build(it), config.streams.keepalive_seconds)
     await it.http.setup()
     private = None
@@ -400,8 +397,12 @@ async def _serve(
         private = http_runner(build_private(it))
         await private.setup()
         await web.SockSite(private, socket.socket(fileno=private_fd)).start()
-    with contextlib.suppress(BrokerError):  # connected from the start, or told later that it is not
-        await it.broker.head("-", MUST)
+    try:
+        await it.start()
+    except Misfit as error:
+        print(f"edge: {error}", file=sys.stderr, flush=True)
+        await it.stop()
+        return 1
     it.engine.listen(listen_fd)
     it.housekeep()
     # What is there now stays for good: a full collection over it would cost 20 ms and more, and find nothing.
@@ -413,6 +414,7 @@ async def _serve(
     await it.stop()
     if private is not None:
         await private.cleanup()
+    return 0
 
 
 def run(
@@ -426,5 +428,4 @@ def run(
     ready: Callable[[], None],
 ) -> int:
     """Serves until SIGTERM or SIGINT; the exit status."""
-    uvloop.run(_serve(config, worker, workers > 1, listen_fd, private_fd, board, ready))
-    return 0
+    return uvloop.run(_serve(config, worker, workers, listen_fd, private_fd, board, ready))

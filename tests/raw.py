@@ -10,7 +10,7 @@ import time
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from tests.server import PATIENCE_S, Server
+from tests.server import PATIENCE_S, Server, until
 
 UPGRADE = (
     "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
@@ -164,6 +164,16 @@ class Raw:
         code = self.frame_of(CLOSE).code()
         assert self.ended()
         return code
+
+
+def await_heads(raw: Raw, target: str, must: str, chat: str) -> None:
+    """Until a snapshot says that the room's lanes end so."""
+
+    def last() -> Any:
+        raw.get(target)
+        return json.loads(raw.reply().body)["last"]
+
+    until(lambda: last() == {"must": must, "chat": chat})
 
 
 def drip(raw: Raw, data: bytes, every_s: float) -> float:

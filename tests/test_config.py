@@ -80,7 +80,7 @@ def test_the_environment_speaks_every_type(tmp_path: Path) -> None:
         ("[server]\nproxy_trusted = '::1/128'", "[server] proxy_trusted: expected a list of strings, got '::1/128'"),
         ("[server]\ncors_origin = 'x'", "[server] cors_origin: expected *, an origin such as"),
         ("[server]\ndata = ' '", "[server] data: expected a name, got ' '"),
-        ("[broker]\nurl = 'redis:'", "[broker] url: expected memory: or local:SOCKET, got 'redis:'"),
+        ("[broker]\nurl = 'redis:'", "[broker] url: expected memory:, local:SOCKET or nats://HOST:PORT, got"),
         ("[log]\nlevel = 'loud'", "[log] level: expected one of debug, info, warning, error, got 'loud'"),
         ("[server]\nworkers = 1979-05-27", '[server] workers: expected an integer from 1 to 1024, got "1979-05-27"'),
         ("[limits", "Expected ']' at the end of a table declaration"),

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import aiohttp
 import pytest
 
+import broker
 from bench.floor import rows
 from edge import config, errors
 from tests.server import Server
@@ -35,6 +36,7 @@ LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 FENCE = re.compile(r"<!-- (\w+)(?: until ([^\n]+))? -->\n```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SWITCHES = {"EDGE_SECTION_KEY", "EDGE_DEV_ANYWHERE", "EDGE_DEBUG", "EDGE_SANITIZE"}  # environment that is no setting
+STREAMS = {"EDGE_LOG"}  # of NATS
 
 page_named = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -74,7 +76,7 @@ def test_every_setting_named_exists(page: Path) -> None:
     known = {(setting.section, setting.key) for setting in config.SETTINGS}
     for section, key in re.findall(r"`\[(\w+)\]\s+(\w+)`", text):
         assert (section, key) in known, f"[{section}] {key}"
-    environment = {setting.env for setting in config.SETTINGS} | SWITCHES
+    environment = {setting.env for setting in config.SETTINGS} | SWITCHES | STREAMS
     assert set(re.findall(r"\bEDGE_[A-Z0-9_]+", text)) <= environment
 
 
@@ -129,7 +131,9 @@ def server() -> Iterator[Server]:
 
 def test_the_metrics_of_the_architecture_are_those_of_the_server(server: Server) -> None:
     """Both ways, families and labels."""
-    figures = server.figures()
+    figures = set(server.figures())
+    for url in ("local:/nowhere", "nats://nowhere:4222"):  # each broker has some of its own
+        figures |= {f"edge_{name}_total" for name in broker.open(url).figures()}
     chapter = ARCHITECTURE.partition("## Metrics")[2]
     assert {name.partition("{")[0] for name in figures} == set(re.findall(r"`(edge_\w+)`", chapter)) - {
         "edge_refused",

@@ -3,7 +3,7 @@ from edge._fast.conn cimport (buf_add, FLAG_KEEP_FD, FLAG_MEMBER, FLAG_READY, FL
                               conn_give, conn_open, table_free, table_init, timer_set)
 from edge._fast.peers cimport peers_free, peers_init, peers_leave
 from edge._fast.registry cimport registry_free, registry_init, registry_remove
-from edge._fast.room cimport members_add, members_remove, rooms_free, rooms_init
+from edge._fast.room cimport members_add, members_remove, room_job, rooms_free, rooms_init
 from edge._fast.sys cimport (EPOLL_CLOEXEC, EPOLL_CTL_DEL, NONE, SHUT_RDWR, SO_LINGER, SOL_SOCKET, close, epoll_create1,
                              epoll_ctl, linger, map_alloc, map_free, mem_free, mem_grow, memset, now_ns, setsockopt,
                              shutdown)
@@ -138,6 +138,7 @@ cdef int core_join(Core* k, Room* room, Conn* c, uint32_t slot) noexcept nogil:
     c.room = room.index
     c.flags |= FLAG_MEMBER
     k.viewers[c.enc] += 1
+    room_job(&k.rooms, room)
     return 0
 
 
@@ -146,6 +147,7 @@ cdef void core_leave(Core* k, Conn* c, uint32_t slot) noexcept nogil:
         c.flags &= ~FLAG_MEMBER
         k.viewers[c.enc] -= 1
         members_remove(core_room(k, c), slot)
+        room_job(&k.rooms, core_room(k, c))
         c.room = NONE           # which may be closed now, and its index another's
 
 

@@ -34,4 +34,7 @@ cdef void door_read(Core* k, uint32_t slot, bint ended) noexcept nogil
 # A request that somebody else has read; peer is the address that the connection counted by when it was handed over, or
 # NULL.
 cdef int door_adopt(Core* k, int fd, const uint8_t* head, size_t n, const uint8_t* peer) noexcept nogil
+# The viewer's address as it counts by (peers_key), into 16 bytes, whether addresses are counted or not. False when it
+# is not known: the balancer that is trusted has not said it, or the other end is not on the internet.
+cdef bint door_address(Core* k, uint32_t slot, uint8_t* out) noexcept nogil
 cdef void door_join(Core* k, uint32_t slot, Join* j, Room* room) noexcept nogil

@@ -11,15 +11,15 @@ from edge._fast.farewell cimport farewell_refuse
 from edge._fast.http cimport HttpHead, http_parse
 from edge._fast.log cimport log_back
 from edge._fast.out cimport OUT_DEAD, OUT_MORE, out_flush, out_reply, out_small
-from edge._fast.peers cimport peers_enter
+from edge._fast.peers cimport peers_enter, peers_key
 from edge._fast.proxy cimport ProxyInfo, proxy_parse
 from edge._fast.room cimport room_find
 from edge._fast.sse cimport (HELLO_MAX, HELLO_MSGPACK_MAX, Vector, gap_write, gap_write_msgpack,
                              hello_write, hello_write_msgpack, sse_id, sse_open, vector_parse)
 from edge._fast.sys cimport (AF_INET, AF_INET6, EAGAIN, ECONNABORTED, EINTR, EPOLL_CTL_ADD, EPOLLET, EPOLLIN, EPOLLOUT,
                              EPOLLRDHUP, MSG_DONTWAIT, MSG_PEEK, MSG_TRUNC, NONE, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4,
-                             close, epoll_ctl, epoll_event, errno, mem_alloc, memcmp, memcpy, memset, recv,
-                             sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t)
+                             close, epoll_ctl, epoll_event, errno, getpeername, mem_alloc, memcmp, memcpy, memset,
+                             recv, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t)
 from edge._fast.ws cimport ws_offer, ws_subprotocol, ws_upgrade
 
 cdef enum:
@@ -59,6 +59,21 @@ cdef bint door_enter(Core* k, uint32_t slot, const uint8_t* addr) noexcept nogil
     if k.opt.per_ip and c.peer != NONE and k.peers.peers[c.peer].count > k.opt.per_ip:
         farewell_refuse(k, slot, 429, NULL, "too many connections from this address", 5)
         return False
+    return True
+
+
+cdef bint door_address(Core* k, uint32_t slot, uint8_t* out) noexcept nogil:
+    cdef Conn* c = &k.table.conns[slot]
+    cdef sockaddr_storage a
+    cdef uint8_t addr[16]
+    cdef socklen_t size = sizeof(a)
+    if c.peer != NONE:
+        memcpy(out, k.peers.peers[c.peer].addr, 16)
+        return True
+    # Nobody counts: the kernel knows, unless it would name a balancer instead of the viewer.
+    if k.opt.proxy or getpeername(c.fd, <sockaddr*>&a, &size) < 0 or not addr_mapped(&a, addr):
+        return False
+    peers_key(addr, out)
     return True
 
 

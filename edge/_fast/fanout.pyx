@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
-from edge._fast.conn cimport FLAG_BLOCKED, FLAG_HIDDEN, FLAG_MUST, KIND_WS, Conn
+from edge._fast.conn cimport FLAG_BLOCKED, FLAG_HIDDEN, FLAG_MUST, KIND_SSE, KIND_WS, Conn
 from edge._fast.const cimport LANE_CHAT, LANE_MUST
 from edge._fast.core cimport core_ready
-from edge._fast.out cimport OUT_MORE, out_flush, out_newest
-from edge._fast.room cimport Sweep, members_next
+from edge._fast.out cimport OUT_MORE, out_flush, out_newest, out_tell
+from edge._fast.room cimport Sweep, members_next, room_job
 from edge._fast.sys cimport NONE, now_ns
 
 
@@ -18,6 +18,8 @@ cdef void fanout_begin(Core* k, Room* room, int lane) noexcept nogil:
     s.target = room.logs[lane].head
     s.began_ns = k.now
     queue_add(k, room, lane)
+    if lane == LANE_CHAT:
+        room_job(&k.rooms, room)
 
 
 cdef void queue_add(Core* k, Room* room, int lane) noexcept nogil:
@@ -91,7 +93,10 @@ cdef bint sweep_turn(Core* k, Room* room, int lane, uint64_t until_ns) noexcept 
         slot = members_next(room, s.at)
         if slot == NONE:
             k.count.sweeps += 1
+            k.now = now_ns()    # the last visits may have encoded a frame
             s.took_ns = k.now - s.began_ns
+            if lane == LANE_CHAT:
+                room.job.longest_ns = max(room.job.longest_ns, s.took_ns)
             if s.target == room.logs[lane].head:
                 return True
             s.at = 0
@@ -125,3 +130,17 @@ cdef void fanout_slice(Core* k, uint64_t until_ns) noexcept nogil:
         k.now = now_ns()
         if k.now >= until_ns:
             return
+
+
+cdef int64_t fanout_tell(Core* k, uint32_t after, uint32_t most, const uint8_t** frames, size_t* sizes) noexcept nogil:
+    cdef uint64_t slot = after
+    cdef uint64_t end = min(<uint64_t>k.table.high, slot + <uint64_t>most * STRIDE)
+    cdef Conn* c
+    while slot < end and most > 0:
+        c = &k.table.conns[slot]
+        if (c.kind == KIND_WS or c.kind == KIND_SSE) and frames[c.enc] != NULL:
+            if out_tell(k, <uint32_t>slot, frames[c.enc], sizes[c.enc]) == OUT_MORE:
+                core_ready(k, <uint32_t>slot)
+            most -= 1
+        slot += 1
+    return <int64_t>slot if slot < k.table.high else -1

@@ -77,6 +77,13 @@ def encode(enc: int, canon: bytes) -> bytes:
     return text
 
 
+def encode_message(enc: int, message: dict) -> bytes:
+    """The body of a direct message to a viewer of an encoding. Deflating something so small is not worth it."""
+    if enc == ENC_JSON or enc == ENC_DEFLATE:
+        return msgspec.json.encode(message)
+    return encode(enc, msgspec.msgpack.encode(message))
+
+
 cdef void frame_ref(Frame* f) noexcept nogil:
     f.refs += 1
 

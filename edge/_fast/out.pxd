@@ -21,7 +21,9 @@ cdef int out_unblocked(Core* k, uint32_t slot) noexcept nogil      # EPOLLOUT ca
 # Bytes that go before the next batch, as they are: written now when nothing is before them, else kept, within the
 # bound.
 cdef int out_reply(Core* k, uint32_t slot, const uint8_t* p, size_t n) noexcept nogil
-# The same for a message in the socket's own encoding, framed here, and written with others of this turn.
+# The same for what nobody has asked for: where the bound would be passed it is dropped, and the socket stays.
+cdef int out_tell(Core* k, uint32_t slot, const uint8_t* p, size_t n) noexcept nogil
+# As out_reply for a message in the socket's own encoding, framed here, and written with others of this turn.
 cdef int out_message(Core* k, uint32_t slot, const uint8_t* body, size_t n) noexcept nogil
 # A small message that there are two forms of, framed into out (192 bytes at least); for SSE without its id line.
 cdef size_t out_small(int enc, uint8_t* out, const uint8_t* json, size_t n, const uint8_t* pack, size_t m,

@@ -351,15 +351,20 @@ cdef bint out_waits(Core* k, Conn* c) noexcept nogil:
     return io.frame != NULL or io.pre_at != io.pre_len or io.out_at != io.out_len
 
 
+cdef inline bint out_full(Core* k, Conn* c, size_t n) noexcept nogil:
+    # So many bytes more would pass the bound. It holds for what waits: what is alone is let in whole.
+    cdef size_t waits = k.table.ios[c.io].out_len - k.table.ios[c.io].out_at if c.io != NONE else 0
+    return waits > 0 and waits + n > k.opt.reply_bytes
+
+
 cdef int out_keep(Core* k, uint32_t slot, Conn* c, const uint8_t* p, size_t n) noexcept nogil:
     cdef Io* io = conn_io(&k.table, c)
     cdef size_t waits
     if io == NULL:
         core_kill(k, slot, &k.count.closed_memory)
         return OUT_DEAD
-    # The bound holds for what waits: a reply that was begun, or that is alone, is let in whole.
     waits = io.out_len - io.out_at
-    if waits and waits + n > k.opt.reply_bytes:
+    if out_full(k, c, n):
         core_kill(k, slot, &k.count.closed_replies)
         return OUT_DEAD
     if io.out_at > 0:
@@ -396,6 +401,16 @@ cdef int out_reply(Core* k, uint32_t slot, const uint8_t* p, size_t n) noexcept 
     return OUT_DEAD if c.kind == KIND_DEAD else OUT_BLOCKED
 
 
+cdef int out_tell(Core* k, uint32_t slot, const uint8_t* p, size_t n) noexcept nogil:
+    cdef Conn* c = &k.table.conns[slot]
+    if out_full(k, c, n):
+        if not c.flags & FLAG_BLOCKED and out_flush(k, slot, LANE_MUST) == OUT_DEAD:
+            return OUT_DEAD
+        if out_full(k, c, n):
+            return OUT_BLOCKED
+    return out_reply(k, slot, p, n)
+
+
 cdef int out_message(Core* k, uint32_t slot, const uint8_t* body, size_t n) noexcept nogil:
     # What is said in one turn goes out in one write: a hundred acks of a hundred bytes make one segment, not a hundred.
     cdef Conn* c = &k.table.conns[slot]
@@ -409,12 +424,9 @@ cdef int out_message(Core* k, uint32_t slot, const uint8_t* body, size_t n) noex
         if io.out_len - io.out_at + h + n > k.opt.reply_bytes // 2 and out_flush(k, slot, LANE_MUST) == OUT_DEAD:
             return OUT_DEAD
     k.count.replies += 1
-    # Both parts or none: the bound is asked with the whole, and what is alone is let in whole.
-    if c.io != NONE and k.table.ios[c.io].out_len > k.table.ios[c.io].out_at:
-        io = &k.table.ios[c.io]
-        if io.out_len - io.out_at + h + n > k.opt.reply_bytes:
-            core_kill(k, slot, &k.count.closed_replies)
-            return OUT_DEAD
+    if out_full(k, c, h + n):       # both parts or none
+        core_kill(k, slot, &k.count.closed_replies)
+        return OUT_DEAD
     if h and out_keep(k, slot, c, head, h) == OUT_DEAD:
         return OUT_DEAD
     io = conn_io(&k.table, c)

@@ -15,6 +15,7 @@ ctypedef struct Peers:
     uint32_t mask
     uint64_t seed
 
+cdef void peers_key(const uint8_t* addr, uint8_t* key) noexcept nogil       # the 16 bytes that an address counts by
 cdef int peers_init(Peers* p, uint32_t cap, uint64_t seed) noexcept nogil
 cdef void peers_free(Peers* p) noexcept nogil
 cdef uint32_t peers_enter(Peers* p, const uint8_t* addr) noexcept nogil     # NONE when full; else its count is one more

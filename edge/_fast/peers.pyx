@@ -3,12 +3,13 @@ from edge._fast.sys cimport (NONE, hash_bytes, map_alloc, map_free, memcmp, memc
                              slots_init, slots_take)
 
 
-cdef size_t peer_key(const uint8_t* addr) noexcept nogil:
+cdef void peers_key(const uint8_t* addr, uint8_t* key) noexcept nogil:
     cdef int i
+    cdef bint mapped = addr[10] == 255 and addr[11] == 255
     for i in range(10):
-        if addr[i] != 0:
-            return 8
-    return 16 if addr[10] == 255 and addr[11] == 255 else 8
+        mapped &= addr[i] == 0
+    memset(key, 0, 16)
+    memcpy(key, addr, 16 if mapped else 8)
 
 
 cdef int peers_init(Peers* p, uint32_t cap, uint64_t seed) noexcept nogil:
@@ -33,8 +34,7 @@ cdef void peers_free(Peers* p) noexcept nogil:
 cdef uint32_t peers_enter(Peers* p, const uint8_t* addr) noexcept nogil:
     cdef uint8_t key[16]
     cdef uint32_t bucket, at
-    memset(key, 0, 16)
-    memcpy(key, addr, peer_key(addr))
+    peers_key(addr, key)
     bucket = <uint32_t>hash_bytes(key, 16, p.seed) & p.mask
     at = p.buckets[bucket]
     while at != 0:

@@ -3,27 +3,26 @@
 # up. What the program above must hear of is told once a turn, in lists. It never calls up from within a turn.
 import zlib
 
-import msgspec
-
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_HELD, FLAG_HIDDEN, FLAG_MUST, FLAG_SKIP, KIND_FREE, KIND_HEAD,
                               KIND_PARKED, KIND_SSE, KIND_WS, Conn, Join, conn_find, conn_id, table_wake, timer_waits)
-from edge._fast.const cimport (ENC_DEFLATE, ENC_JSON, ENC_MSGPACK, ENC_POLL, ENC_SSE, ENC_ZSTD, LANE_CHAT,
+from edge._fast.const cimport (ENC_COUNT, ENC_DEFLATE, ENC_JSON, ENC_MSGPACK, ENC_POLL, ENC_SSE, ENC_ZSTD, LANE_CHAT,
                                LANE_MUST)
 from edge._fast.core cimport (EVENT_CLOSE, EVENT_HANDOFF, EVENT_MESSAGE, EVENT_OPEN, EVENT_TOKEN, EVENT_USER,
                               ORIGIN_MAX, Core, Event, core_free, core_init, core_kill, core_leave, core_let_go,
                               core_ready, core_reap, core_room, events_clear)
-from edge._fast.door cimport LISTENERS, TRUSTED, Door, door_adopt, door_join
-from edge._fast.fanout cimport fanout_begin, fanout_forget, fanout_pending, fanout_slice
+from edge._fast.door cimport LISTENERS, TRUSTED, Door, door_address, door_adopt, door_join
+from edge._fast.fanout cimport fanout_begin, fanout_forget, fanout_pending, fanout_slice, fanout_tell
 from edge._fast.farewell cimport farewell_close, farewell_refuse, farewell_slow
-from edge._fast.frame import encode
+from edge._fast.frame import encode_message
 from edge._fast.log cimport Log, log_append, log_back
 from edge._fast.out cimport OUT_DEAD, out_gap, out_message, out_reply
 from edge._fast.registry cimport Ident, User, registry_add, registry_find, registry_renew
-from edge._fast.room cimport Room, members_next, room_drop, room_find, room_open, room_use, rooms_shed
-from edge._fast.sys cimport EPOLL_CTL_DEL, NONE, close, epoll_ctl, mem_free, memcpy, now_ns, timer_open
+from edge._fast.room cimport (Room, members_next, room_drop, room_find, room_job, room_open, room_use, rooms_job,
+                              rooms_shed)
+from edge._fast.sys cimport EPOLL_CTL_DEL, NONE, close, epoll_ctl, mem_free, memcpy, memset, now_ns, timer_open
 from edge._fast.turn cimport SPECIAL, SPECIAL_TIMER, turn, turn_watch
 from edge._fast.utf8 cimport utf8_done, utf8_feed
 from edge._fast.ws cimport ws_head
@@ -31,6 +30,7 @@ from edge._fast.ws cimport ws_head
 cdef enum:
     ELSEWHERE_NS = 60000            # the loop itself takes 10 us between two turns; more, and somebody else has run
     HURRY = 16                      # what an HTTP request takes in turns, on a new connection, and some more
+    LOOKS = 32                      # rooms that are looked at for each that may be reported: 2 ms in all, cold
 
 
 OPTIONS = frozenset((
@@ -54,6 +54,7 @@ cdef class Engine:
     cdef uint32_t hurry             # turns for which slices are short, because others on the loop have work too
     cdef uint64_t ended             # the last turn
     cdef object upcalls
+    cdef dict gone                  # rooms that were closed with other figures reported than none: those figures
 
     def __cinit__(self, upcalls, uint32_t capacity, uint32_t rooms, uint64_t seed, dict options, trusted=(),
                   bytes origin=b"*"):
@@ -65,6 +66,7 @@ cdef class Engine:
             raise MemoryError("no memory for the connection table")
         self.open = True
         self.upcalls = upcalls
+        self.gone = {}
         self.configure(options)
         if len(origin) >= ORIGIN_MAX:
             raise ValueError(f"an origin has at most {ORIGIN_MAX - 1} characters")
@@ -113,6 +115,7 @@ cdef class Engine:
         if self.open:
             self.open = False
             self.unlisten()
+            self.gone = None
             core_free(&self.k)
             close(self.door.timer_fd)
 
@@ -241,9 +244,14 @@ cdef class Engine:
 
     def room_open(self, bytes name, uint64_t incarnation, uint64_t must, uint64_t chat) -> None:
         """A room is ready for viewers. must and chat are the numbers before the first batches to be appended."""
-        if room_open(&self.k.rooms, name, len(name), incarnation, must, chat, self.k.opt.must_ring,
-                     self.k.opt.chat_ring) == NULL:
+        cdef Room* room = room_open(&self.k.rooms, name, len(name), incarnation, must, chat, self.k.opt.must_ring,
+                                    self.k.opt.chat_ring)
+        if room == NULL:
             raise ValueError("the room is open, or the name is bad, or there are too many rooms")
+        told = self.gone.pop(name, None)
+        if told is not None:
+            room.job.told_viewers, room.job.told_ms = told
+            room_job(&self.k.rooms, room)
 
     def room_close(self, bytes name) -> bool:
         """Forget a room that nobody watches; False when somebody does."""
@@ -251,6 +259,8 @@ cdef class Engine:
         if room.viewers:
             return False
         fanout_forget(&self.k, room)
+        if room.job.told_viewers or room.job.told_ms:
+            self.gone[name] = room.job.told_viewers, room.job.told_ms
         room_drop(&self.k.rooms, room)
         return True
 
@@ -277,6 +287,25 @@ cdef class Engine:
             if room.viewers == 0:
                 names.append(room.name[:room.name_len])
         return names
+
+    def jobs(self, uint32_t most=512) -> list:
+        """What the rooms cost here, as (name, viewers, sweep_ms), for those where that has changed since they were last
+        in the list, or a chat sweep took more than 5 ms; at most so many, the others come first in the next call.
+
+        sweep_ms is the longest round over the chat since the room was last looked at, in whole milliseconds; or that of
+        the round under way, if it is longer already. A room that has closed is in the list once more, with zeros."""
+        cdef uint32_t looks = <uint32_t>min(<uint64_t>self.k.rooms.job_n, <uint64_t>most * LOOKS)
+        cdef uint64_t now = now_ns()
+        cdef Room* room
+        rows = []
+        while self.gone and <uint32_t>len(rows) < most:
+            rows.append((self.gone.popitem()[0], 0, 0))
+        while <uint32_t>len(rows) < most:
+            room = rooms_job(&self.k.rooms, now, &looks)
+            if room == NULL:
+                break
+            rows.append((room.name[:room.name_len], room.viewers, room.job.told_ms))
+        return rows
 
     def append(self, bytes name, int lane, uint64_t seq, uint32_t count, bytes canon) -> int:
         """The next batch of a lane: 0; 1 after a hole (viewers see a gap); 2 when it is an old one. Tick soon."""
@@ -365,13 +394,39 @@ cdef class Engine:
         cdef Conn* c = &self.k.table.conns[slot]
         if c.kind != KIND_WS and c.kind != KIND_SSE:
             return False
-        cdef bytes body
-        if c.enc == ENC_JSON or c.enc == ENC_DEFLATE:
-            body = msgspec.json.encode(message)
-        else:
-            body = encode(c.enc, msgspec.msgpack.encode(message))
+        cdef bytes body = encode_message(c.enc, message)
         self.k.now = now_ns()
         return out_message(&self.k, slot, body, len(body)) != OUT_DEAD
+
+    def tell(self, uint32_t after, uint32_t most, dict message) -> int:
+        """A message to the next `most` streams from a slot on (0 is the first), whatever they watch. The slot to go on
+        from, or -1 at the end; it may have told fewer, or nobody, where many slots are free or have no stream.
+
+        Streams that join behind that slot meanwhile are not told. For whom too many replies wait it is dropped."""
+        cdef const uint8_t* frames[ENC_COUNT]
+        cdef size_t sizes[ENC_COUNT]
+        cdef uint8_t head[16]
+        cdef bytes frame
+        cdef int64_t at
+        cdef int enc, h
+        if most == 0:
+            raise ValueError("nobody would be told, for ever")
+        memset(frames, 0, sizeof(frames))
+        kept = []
+        for enc in (ENC_JSON, ENC_MSGPACK, ENC_ZSTD, ENC_DEFLATE, ENC_SSE):
+            if self.k.viewers[enc] == 0:
+                continue
+            frame = encode_message(enc, message)
+            if enc != ENC_SSE:
+                h = ws_head(head, 1 if enc == ENC_JSON or enc == ENC_DEFLATE else 2, False, len(frame))
+                frame = head[:h] + frame
+            kept.append(frame)          # the pointers are into these
+            frames[enc] = <const uint8_t*>PyBytes_AS_STRING(frame)
+            sizes[enc] = PyBytes_GET_SIZE(frame)
+        self.k.now = now_ns()
+        with nogil:
+            at = fanout_tell(&self.k, after, most, frames, sizes)
+        return at
 
     def hold(self, uint64_t id, bint on) -> None:
         """Stop reading from a socket, or go on: its peer is slowed down by TCP, and nothing of it is lost."""
@@ -472,6 +527,12 @@ cdef class Engine:
             return None
         cdef Room* room = core_room(&self.k, &self.k.table.conns[slot])
         return room.name[:room.name_len]
+
+    def address(self, uint64_t id) -> bytes | None:
+        """Where the viewer is, behind any balancer: 16 bytes, IPv4 as ::ffff:a.b.c.d, IPv6 only its /64."""
+        cdef uint8_t addr[16]
+        cdef uint32_t slot = self.find(id)
+        return addr[:16] if slot != NONE and door_address(&self.k, slot, addr) else None
 
     def claims(self, uint64_t id) -> bytes | None:
         """What admit was given for this socket; None for an anonymous one."""

@@ -9,7 +9,7 @@ from edge._fast.sys cimport (NONE, ctz64, map_alloc, map_free, mem_alloc, mem_fr
 cdef int rooms_init(Rooms* r, uint32_t cap, uint64_t seed) noexcept nogil:
     memset(r, 0, sizeof(Rooms))
     r.cap = cap
-    r.newest = r.oldest = NONE
+    r.newest = r.oldest = r.job_first = r.job_last = NONE
     r.rooms = <Room**>map_alloc(cap * sizeof(Room*))
     if r.rooms == NULL or names_init(&r.names, seed) < 0 or slots_init(&r.slots, cap) < 0:
         return -1
@@ -85,6 +85,7 @@ cdef void room_drop(Rooms* r, Room* room) noexcept nogil:
     cdef uint32_t i
     names_remove(&r.names, room.name, room.name_len)
     room_unlink(r, room)
+    job_unlink(r, room)
     r.rooms[room.index] = NULL
     slots_give(&r.slots, room.index)
     log_free(&room.logs[LANE_MUST])
@@ -147,6 +148,62 @@ cdef uint32_t members_next(Room* room, uint32_t slot) noexcept nogil:
         word = 0
         chunk += 1
     return NONE
+
+
+cdef void room_job(Rooms* r, Room* room) noexcept nogil:
+    cdef Job* j = &room.job
+    if j.listed:
+        return
+    j.listed = 1
+    j.next = NONE
+    j.prev = r.job_last
+    if r.job_last != NONE:
+        r.rooms[r.job_last].job.next = room.index
+    else:
+        r.job_first = room.index
+    r.job_last = room.index
+    r.job_n += 1
+
+
+cdef void job_unlink(Rooms* r, Room* room) noexcept nogil:
+    cdef Job* j = &room.job
+    if not j.listed:
+        return
+    j.listed = 0
+    if j.prev != NONE:
+        r.rooms[j.prev].job.next = j.next
+    else:
+        r.job_first = j.next
+    if j.next != NONE:
+        r.rooms[j.next].job.prev = j.prev
+    else:
+        r.job_last = j.prev
+    r.job_n -= 1
+
+
+cdef Room* rooms_job(Rooms* r, uint64_t now, uint32_t* looks) noexcept nogil:
+    cdef Room* room
+    cdef Job* j
+    cdef uint64_t ns, ms
+    cdef bint tells
+    while looks[0] > 0 and r.job_first != NONE:
+        looks[0] -= 1
+        room = r.rooms[r.job_first]
+        job_unlink(r, room)
+        j = &room.job
+        ns = j.longest_ns
+        if room.sweeps[LANE_CHAT].queued:
+            ns = max(ns, now - room.sweeps[LANE_CHAT].began_ns)
+        ms = ns // 1000000
+        tells = room.viewers != j.told_viewers or ms != j.told_ms or ns > <uint64_t>JOB_NS
+        j.longest_ns = 0
+        j.told_viewers = room.viewers
+        j.told_ms = ms
+        if ms or room.sweeps[LANE_CHAT].queued:     # that it takes no time any more is to be reported as well
+            room_job(r, room)
+        if tells:
+            return room
+    return NULL
 
 
 cdef int rooms_shed(Rooms* r, uint64_t budget, uint64_t* frames, uint64_t* batches) noexcept nogil:

@@ -45,7 +45,9 @@ class Service(Protocol):
         """The event's id on the must lane."""
         ...
 
-    async def snapshot(self, room: str) -> wire.Message: ...
+    async def snapshot(self, room: str, peer: bytes) -> wire.Message:
+        """What is so in a room just now. `peer` is the address that came with the connection, or nothing."""
+        ...
 
     def adopt(self, sock_fd: int, head: bytes, peer: bytes) -> None:
         """Takes a connection whose next request, a stream's, has been read: `head`, and what came behind it. `peer` is
@@ -107,7 +109,7 @@ class Public:
     async def snapshot(self, request: web.Request) -> web.Response:
         room = _room(request)
         self._identify(request).check("read", room)
-        return answer(await self.service.snapshot(room))
+        return answer(await self.service.snapshot(room, getattr(request.protocol, "peer", b"")))
 
     async def comment(self, request: web.Request) -> web.Response:
         room = _room(request)

@@ -1,71 +1,160 @@
-# What has been said in a room since its last batch. It owns the comments until they are taken, and knows how much of
-# them makes one batch. It must never do I/O or read a clock.
+# What has been said in a room since its last batch: comments that wait, in the order of their offers. It owns them
+# until the batch that covers them is stored, and accounts for each: one that cannot be shown is counted. It must never
+# do I/O or read a clock.
+#
+# A comment's place is (offer, item). A batch covers all places up to its mark: what it shows of them, and what it only
+# counts in `of`. So whoever goes on after it knows exactly what is left.
+import random
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
-from edge.wire import Message
+import msgspec
 
 BATCH_BYTES = 32 * 1024 - 256  # as JSON; the rest is for what is around the comments
 BATCH_COMMENTS = 200
+CARRIED = 5 * BATCH_COMMENTS
+"""That wait at most. A burst is shown over the next few batches; of more than that, a fair sample is."""
 RECENT = 4096
 
-Done = Callable[[str], None]
-"""Told once what became of a comment: `published`, `rejected` (it is certainly in no log) or `unknown`."""
+Place = tuple[int, int]
 
 
-class Waiting:
-    """A comment on its way into a batch, and who is to be told."""
+class Taken(NamedTuple):
+    """A batch to be. `of` is how many comments it stands for, those that it shows among them."""
 
-    __slots__ = ("comment", "done", "size")
+    comments: list[msgspec.Raw]
+    of: int
+    mark: Place
 
-    def __init__(self, comment: Message, size: int, done: Done) -> None:
+
+class _Waiting:
+    __slots__ = ("before", "comment", "id", "place", "size")
+
+    def __init__(self, id_: str, comment: msgspec.Raw, size: int, place: Place, before: int) -> None:
+        self.id = id_
         self.comment = comment
         self.size = size
-        self.done = [done]
-
-    def tell(self, status: str) -> None:
-        for done in self.done:
-            done(status)
+        self.place = place
+        self.before = before  # how many have been left out between the one before it and this one
 
 
 class Window:
-    """Comments that wait for their batch, in the order in which they came."""
-
-    def __init__(self) -> None:
-        self._waiting: OrderedDict[str, Waiting] = OrderedDict()
-        self._under_way: dict[str, Waiting] = {}
+    def __init__(self, chance: Callable[[], float] = random.random) -> None:
+        self._waiting: list[_Waiting] = []
+        self._ids: set[str] = set()  # of those that wait or are under way
+        self._after = 0  # left out after the last one that waits
+        self._seen = 0  # since the sampling began: those that wait and those left out
+        self._first: Place | None = None  # nothing from here on is covered; None: all is
+        self._end: Place = (0, 0)  # everything below has been seen
+        self._under_way: list[_Waiting] = []
         self._recent: OrderedDict[str, None] = OrderedDict()
+        self._chance = chance
+        self.left_out = 0  # in all
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        """How many the next batches stand for."""
+        return len(self._waiting) + self._after + sum(it.before for it in self._waiting if it.before)
 
-    def add(self, comment: Message, size: int, done: Done) -> None:
-        """The same comment (by its id) may come again: it is in one batch, and each of its senders is told."""
-        id_ = comment["id"]
-        if id_ in self._recent:
-            done("published")
-        elif (twin := self._waiting.get(id_) or self._under_way.get(id_)) is not None:
-            twin.done.append(done)
+    def __bool__(self) -> bool:
+        return bool(self._waiting) or self._after > 0
+
+    @property
+    def low(self) -> Place | None:
+        """Whatever is below has been covered by a batch that is stored; None: all that has been seen."""
+        return self._first
+
+    @property
+    def full(self) -> bool:
+        """There is a whole batch."""
+        return len(self._waiting) >= BATCH_COMMENTS
+
+    def add(self, place: Place, id_: str, comment: msgspec.Raw, size: int) -> bool:
+        """False for one that has been said already: whoever sends a comment again does not say it twice."""
+        self._end = (place[0], place[1] + 1)
+        if id_ in self._recent or id_ in self._ids:
+            return False
+        if self._first is None:
+            self._first = place
+        self._seen += 1
+        if len(self._waiting) >= CARRIED:
+            self.left_out += 1
+            chosen = int(self._chance() * self._seen)  # every one so far has the same chance to be shown
+            if chosen >= len(self._waiting):
+                self._after += 1
+                return True
+            self._leave_out(chosen)
+        self._waiting.append(_Waiting(id_, comment, size, place, self._after))
+        self._after = 0
+        self._ids.add(id_)
+        return True
+
+    def _leave_out(self, index: int) -> None:
+        gone = self._waiting.pop(index)
+        self._ids.discard(gone.id)
+        if index < len(self._waiting):
+            self._waiting[index].before += gone.before + 1
         else:
-            self._waiting[id_] = Waiting(comment, size, done)
+            self._after += gone.before + 1
 
-    def take(self) -> list[Waiting]:
-        """The next batch's comments, as many as make one."""
-        size = 0
-        while self._waiting and len(self._under_way) < BATCH_COMMENTS:
-            id_, waiting = next(iter(self._waiting.items()))
-            size += waiting.size
-            if self._under_way and size > BATCH_BYTES:
+    def covered(self, mark: Place) -> None:
+        """What is below this mark is in the log already."""
+        while self._waiting and self._waiting[0].place < mark:
+            self._ids.discard(self._waiting.pop(0).id)
+        if self._waiting:
+            self._first = max(self._first or mark, mark)
+        elif self._end <= mark:
+            self._after = 0
+            self._first = None
+
+    def known(self, ids: Iterable[str]) -> None:
+        """These are in the log already: they were said again after a change of owner."""
+        for id_ in ids:
+            self._remember(id_)
+            if id_ in self._ids:
+                index = next((i for i, it in enumerate(self._waiting) if it.id == id_), -1)
+                if index >= 0:
+                    gone = self._waiting.pop(index)
+                    self._ids.discard(id_)
+                    if index < len(self._waiting):
+                        self._waiting[index].before += gone.before
+                    else:
+                        self._after += gone.before
+        if not self:
+            self._first = None
+
+    def take(self) -> Taken | None:
+        """The next batch's comments, as many as make one, in their order; None if nothing waits. `finish` ends it."""
+        if not self:
+            return None
+        size = count = 0
+        for it in self._waiting[:BATCH_COMMENTS]:
+            size += it.size
+            if count and size > BATCH_BYTES:
                 break
-            self._under_way[id_] = self._waiting.pop(id_)
-        return list(self._under_way.values())
+            count += 1
+        taken, self._waiting = self._waiting[:count], self._waiting[count:]
+        of = count + sum(it.before for it in taken)
+        if self._waiting:
+            offer, item = taken[-1].place
+            mark = (offer, item + 1)
+        else:
+            mark = self._end
+            of += self._after
+            self._after = 0
+        self._seen = len(self._waiting) + self._after
+        self._under_way = taken
+        return Taken([it.comment for it in taken], of, mark)
 
-    def finish(self, status: str) -> None:
-        """What was taken has ended so: its senders are told, and what is published is remembered for a while."""
-        ended, self._under_way = self._under_way, {}
-        for id_, waiting in ended.items():
-            if status == "published":
-                self._recent[id_] = None
-                if len(self._recent) > RECENT:
-                    self._recent.popitem(last=False)
-            waiting.tell(status)
+    def finish(self, taken: Taken) -> None:
+        """What was taken is in the log."""
+        for it in self._under_way:
+            self._ids.discard(it.id)
+            self._remember(it.id)
+        self._under_way = []
+        self._first = taken.mark if self else None
+
+    def _remember(self, id_: str) -> None:
+        self._recent[id_] = None
+        if len(self._recent) > RECENT:
+            self._recent.popitem(last=False)

@@ -131,8 +131,11 @@ function showViewers(count) {
   if (count !== undefined) page["viewer-count"].textContent = count.toLocaleString();
 }
 
+const TROUBLES = { broker: "Nothing new is coming in just now. What is missed will follow." };
+
 function showRoom({ state, trouble, notice }) {
-  const said = notice ?? trouble ?? (state && state !== "live" ? `This room is ${state}.` : "");
+  const closed = state && state !== "live" ? `This room is ${state}.` : "";
+  const said = notice ?? TROUBLES[trouble] ?? trouble ?? closed;
   page.notice.textContent = typeof said === "string" ? said : JSON.stringify(said);
   page.notice.hidden = !said;
 }

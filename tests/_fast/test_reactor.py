@@ -28,6 +28,7 @@ BY_ID: dict[str, tuple[Callable[[Engine, int], Any], Any]] = {
     "visible": (lambda engine, id_: engine.visible(id_, False), False),
     "describe": (lambda engine, id_: engine.describe(id_), None),
     "room_of": (lambda engine, id_: engine.room_of(id_), None),
+    "address": (lambda engine, id_: engine.address(id_), None),
     "claims": (lambda engine, id_: engine.claims(id_), None),
 }
 
@@ -96,6 +97,8 @@ def test_the_rest_of_an_engine_that_is_closed() -> None:
         assert engine.fileno() == -1
         assert engine.sockets_of(b"u1") == []
         assert engine.rooms_unwatched() == []
+        assert engine.jobs() == []
+        assert engine.tell(0, 1, {"t": "state"}) == -1
         assert engine.room_info(b"a") is None
         assert engine.counters()["connections"] == 0
         engine.end_all(1001, b"")

@@ -51,7 +51,7 @@ class FakeService:
         self.scores.append((room, event))
         return f"m{len(self.scores)}"
 
-    async def snapshot(self, room: str) -> wire.Message:
+    async def snapshot(self, room: str, peer: bytes) -> wire.Message:
         return {"state": "live", "viewers": 3, "last": {"m": "m1", "c": "c2"}}
 
     def adopt(self, sock_fd: int, head: bytes, peer: bytes) -> None:

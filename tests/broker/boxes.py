@@ -1,36 +1,53 @@
 # What the broker's tests share: a box with workers on it, and a sink that refuses a hole or a repeat.
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from broker.base import CHAT, MUST, Broker, Entry, Kind, Tail
+import nats
+from nats.js.errors import NotFoundError
+
+from broker.base import CHAT, LEASE_TTL_S, MUST, Broker, Entry, Kind, Tail
 from broker.local import LocalBroker
 from broker.local_server import LocalServer
 from broker.memory import Limits, MemoryBroker, Store
+from broker.nats import NatsBroker
 
 
 class Box:
-    """One box: `worker()` is one more broker on its rooms."""
+    """One box: `worker()` is one more broker on its rooms. `path` is the socket of a local one, the url of NATS. Leases
+    on NATS last whole seconds."""
 
-    def __init__(self, kind: str, path: str, limits: Limits | None = None) -> None:
+    def __init__(self, kind: str, path: str, limits: Limits | None = None, lease_ttl_s: float = LEASE_TTL_S) -> None:
         self.kind = kind
+        self.lease_ttl_s = lease_ttl_s
         self.path = path
+        self.forgets = kind != "nats"  # at once, what nobody has written to or looks at any more
         self.limits = limits
         self.brokers: list[Broker] = []
 
     async def start(self) -> None:
         if self.kind == "memory":
-            self.store = Store(self.limits)
+            self.store = Store(self.limits, self.lease_ttl_s)
+        elif self.kind == "nats":
+            await empty(self.path)
         else:
-            self.server = LocalServer(self.path, self.limits)
+            self.server = LocalServer(self.path, self.limits, self.lease_ttl_s)
             await self.server.start()
             self.store = self.server.store
 
     def worker(self) -> Broker:
-        made: Broker = MemoryBroker(self.store) if self.kind == "memory" else LocalBroker(self.path)
+        made: Broker
+        if self.kind == "memory":
+            made = MemoryBroker(self.store)
+        elif self.kind == "nats":
+            short = self.lease_ttl_s != LEASE_TTL_S
+            made = NatsBroker(f"{self.path}?lease={self.lease_ttl_s:.0f}" if short else self.path)
+        else:
+            made = LocalBroker(self.path)
         self.brokers.append(made)
         return made
 
@@ -42,13 +59,26 @@ class Box:
 
 
 @asynccontextmanager
-async def box_of(kind: str, tmp_path: Path, limits: Limits | None = None) -> AsyncIterator[Box]:
-    made = Box(kind, str(tmp_path / "broker.sock"), limits)
+async def box_of(
+    kind: str, place: Path | str, limits: Limits | None = None, lease_ttl_s: float = LEASE_TTL_S
+) -> AsyncIterator[Box]:
+    made = Box(kind, place if isinstance(place, str) else str(place / "broker.sock"), limits, lease_ttl_s)
     await made.start()
     try:
         yield made
     finally:
         await made.stop()
+
+
+async def empty(url: str) -> None:
+    """Leaves nothing of earlier tests in NATS."""
+    client = await nats.connect(url, allow_reconnect=False)
+    try:
+        for stream in await client.jetstream().streams_info():
+            with contextlib.suppress(NotFoundError):
+                await client.jetstream().delete_stream(stream.config.name or "")
+    finally:
+        await client.close()
 
 
 class Viewer:
@@ -80,6 +110,21 @@ class Viewer:
         self._start(tail)
 
 
+class Taken:
+    """A taker that keeps what it is given, and refuses what is not the next."""
+
+    def __init__(self) -> None:
+        self.offers: list[tuple[int, list[bytes]]] = []
+
+    def offered(self, shard: int, seq: int, items: list[bytes]) -> None:
+        assert not self.offers or seq > self.offers[-1][0], f"{seq} after {self.offers[-1][0]}"
+        self.offers.append((seq, items))
+
+    @property
+    def items(self) -> list[bytes]:
+        return [item for _, items in self.offers for item in items]
+
+
 async def until(true: Callable[[], Any], deadline_s: float = 5.0) -> None:
     async with asyncio.timeout(deadline_s):
         while not true():  # noqa: ASYNC110 - any condition at all
@@ -90,5 +135,5 @@ async def fill(worker: Broker, room: str, lane: int, batches: list[bytes]) -> No
     head = await worker.head(room, lane)
     for batch in batches:
         outcome = await worker.append(room, lane, batch, head)
-        assert outcome == (Kind.STORED, head + 1)
+        assert outcome[:2] == (Kind.STORED, head + 1)
         head += 1

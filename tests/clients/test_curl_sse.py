@@ -95,8 +95,10 @@ def test_what_is_tried_from_a_shell(server: Server, room: str) -> None:
     # A body that curl asks leave for, and one of unknown length.
     long = json.dumps({"x": "long"}).ljust(16000)
     assert json.loads(ask(f"{url}/comments?user=ann", "--data-raw", long, "--header", "Expect: 100-continue"))["id"]
+    until(lambda: json.loads(ask(url))["last"]["chat"] == "c1")
     chunked = ("--header", "Transfer-Encoding: chunked", "--data-raw", '{"x":"chunked"}')
     assert json.loads(ask(f"{url}/comments?user=ann", *chunked))["id"]
+    until(lambda: json.loads(ask(url))["last"]["chat"] == "c2")
     code = ("--output", "/dev/null", "--write-out", "%{http_code}")
     assert ask(f"{url}/ws", *code) == "426"
     assert ask(f"{url}/sse", "--head", *code) == "405"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.server import HOST, PATIENCE_S, Server
+from tests.server import HOST, PATIENCE_S, Server, until
 from tests.viewers import Seat
 
 
@@ -43,8 +43,23 @@ def post(server: Server, room: str, what: str, body: Any) -> None:
     connection.close()
 
 
+def say(server: Server, room: str, text: str) -> None:
+    """A comment, until it is in a batch."""
+    before = head(server, room)
+    post(server, room, "comments", {"x": text})
+    until(lambda: head(server, room) != before)
+
+
+def head(server: Server, room: str) -> str:
+    connection = http.client.HTTPConnection(HOST, server.port, timeout=PATIENCE_S)
+    connection.request("GET", f"/v1/rooms/{room}?user=ann")
+    found = json.loads(connection.getresponse().read())["last"]["chat"]
+    connection.close()
+    return str(found)
+
+
 def test_nothing_is_missed_between_two_polls(server: Server, room: str) -> None:
-    post(server, room, "comments", {"x": "first"})
+    say(server, room, "first")
     pollers = [Poller(server, room) for _ in range(3)]
     for poller in pollers:
         (first,) = poller.ask()
@@ -73,10 +88,10 @@ def test_nothing_is_missed_between_two_polls(server: Server, room: str) -> None:
 
 def test_the_scores_alone(server: Server, room: str) -> None:
     poller = Poller(server, room, "lanes=must")
-    post(server, room, "comments", {"x": "hi"})
+    say(server, room, "hi")
     post(server, room, "score", {"home": 1})
     assert [m["t"] for m in poller.ask()] == ["score"]
-    post(server, room, "comments", {"x": "hi"})
+    say(server, room, "hi")
     post(server, room, "score", {"home": 2})
     assert [m["e"] for m in poller.ask()] == [{"home": 2}]
     poller.connection.close()
@@ -85,7 +100,7 @@ def test_the_scores_alone(server: Server, room: str) -> None:
 @pytest.mark.parametrize("last, ids", [("", ["c1", "c2", "c3"]), ("last=2", ["c2", "c3"]), ("last=1", ["c3"])])
 def test_how_much_a_first_poll_gets(last: str, ids: list[str], server: Server, room: str) -> None:
     for text in ("one", "two", "three"):
-        post(server, room, "comments", {"x": text})
+        say(server, room, text)
     poller = Poller(server, room, last)
     assert [m["id"] for m in poller.ask()] == ids
     poller.connection.close()
@@ -93,7 +108,7 @@ def test_how_much_a_first_poll_gets(last: str, ids: list[str], server: Server, r
 
 def test_much_comes_in_several_answers(server: Server, room: str) -> None:
     for number in range(80):
-        post(server, room, "comments", {"x": f"{number} " + "\U0001f642" * 490})
+        say(server, room, f"{number} " + "\U0001f642" * 490)
     poller, texts, answers = Poller(server, room), [], 0
     while len(texts) < 80:
         answers += 1

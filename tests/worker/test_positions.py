@@ -35,12 +35,12 @@ async def test_joining_brings_what_was_and_then_what_is(kind: str, server: Serve
 
 async def test_every_encoding_says_the_same(server: Server, room: str, say: Publisher) -> None:
     said = ["plain", 'quotes " and \\', "שלום", "עברית و عربية", "🙂👩‍👩‍👧", "</script>", "x" * 500, "é" * 500]
-    await asyncio.gather(*(say.comment(text) for text in said[:4]))
+    await asyncio.gather(*(say.offer(text) for text in said[:4]))
     await say.score(**EVENT, big=2**63, small=-(2**63), pi=3.5e-300)
     seen: list[list[Any]] = []
     for kind in ALL:
         async with viewer(server, kind, room) as one:
-            await asyncio.gather(*(say.comment(text, ref=f"{i}") for i, text in enumerate(said[4:])))
+            await asyncio.gather(*(say.offer(text, ref=f"{i}") for i, text in enumerate(said[4:])))
             got = []
             while sum(len(m["m"]) for m in got if m["t"] == "batch") < 8 or not any(m["t"] == "score" for m in got):
                 got.append(await one.next())

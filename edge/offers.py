@@ -1,0 +1,96 @@
+# A comment's way to its room's owner: what is said at this worker goes to the broker by shard, together with whatever
+# else has come meanwhile. It owns the comments that wait, and who is to be told. It must never offer anything twice,
+# nor tell an author more than the broker has said.
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from broker.base import OFFER_BYTES, OFFER_ITEMS, Broker, BrokerError, Kind
+from edge import wire
+from edge.errors import EdgeError
+
+log = logging.getLogger("edge.offers")
+
+WAITING = 10_000  # of one shard, at this worker: past it a comment is refused as overloaded
+
+Done = Callable[[str], None]
+"""Told once what became of a comment: `published`, `rejected` (it is certainly nowhere) or `unknown`."""
+
+
+class _Queue:
+    __slots__ = ("items", "under_way")
+
+    def __init__(self) -> None:
+        self.items: deque[tuple[bytes, Done]] = deque()
+        self.under_way = False
+
+
+class Offers:
+    """One offer a shard is under way at a time, which keeps an author's comments in order. `spawn` starts a task."""
+
+    def __init__(self, broker: Broker, spawn: Callable[[Any], Any]) -> None:
+        self._broker = broker
+        self._spawn = spawn
+        self._queues: dict[int, _Queue] = {}
+        self.taken = 0
+        self.refused = 0  # comments that are certainly nowhere, because there were too many or the broker could not
+        self.unknown = 0
+
+    def take(self, room: str, comment: wire.Message, done: Done) -> None:
+        """`done` is called later, once it is known."""
+        shard = self._broker.shard_of(room)
+        queue = self._queues.get(shard)
+        if queue is None:
+            queue = self._queues[shard] = _Queue()
+        if len(queue.items) >= WAITING:
+            self.refused += 1
+            raise EdgeError("overloaded", retry_after=2)
+        self.taken += 1
+        queue.items.append((wire.item(room, comment), done))
+        if not queue.under_way:
+            queue.under_way = True
+            self._spawn(self._send(shard, queue))
+
+    async def _send(self, shard: int, queue: _Queue) -> None:
+        try:
+            while queue.items:
+                taken = _first(queue.items)
+                status = await self._offer(shard, [item for item, _ in taken])
+                for _, done in taken:
+                    done(status)
+        finally:
+            queue.under_way = False
+            if not queue.items:
+                del self._queues[shard]
+
+    async def _offer(self, shard: int, items: list[bytes]) -> str:
+        try:
+            kind = await self._broker.offer(shard, items)
+        except (BrokerError, ValueError) as error:
+            log.warning("shard %d: %d comments are not taken: %s", shard, len(items), error)
+            self.refused += len(items)
+            return "rejected"
+        if kind is Kind.STORED:
+            return "published"
+        self.unknown += len(items)
+        return "unknown"
+
+
+def _first(items: deque[tuple[bytes, Done]]) -> list[tuple[bytes, Done]]:
+    """As many as make one offer."""
+    taken: list[tuple[bytes, Done]] = []
+    size = 0
+    while items and len(taken) < OFFER_ITEMS:
+        size += len(items[0][0])
+        if taken and size > OFFER_BYTES:
+            break
+        taken.append(items.popleft())
+    return taken
+
+
+def ack(ref: str | None, made: str, status: str) -> wire.Message:
+    """What became of a comment, as its author is told."""
+    if status == "rejected":
+        return wire.ack(ref, None, status, EdgeError("unavailable", retry_after=1))
+    return wire.ack(ref, made, status)

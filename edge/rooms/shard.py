@@ -1,0 +1,132 @@
+# A shard as its owner has it: the rooms that something has been said in, each with its window, its pace, and where its
+# log ends. It owns all that the owner knows and has not written; when the shard goes, that is forgotten with it. It
+# must never do I/O or read a clock.
+from collections.abc import Mapping
+
+import msgspec
+
+from edge import wire
+from edge.rooms.pace import Pace
+from edge.rooms.window import Place, Taken, Window
+
+UNKNOWN = (-1, (0, 0))
+PRESENCE_S = 15.0  # how long a worker's count of viewers holds: each says again within this
+
+
+class Report(msgspec.Struct, array_like=True):
+    """What a worker tells of rooms in one shard: name, viewers, how long a broadcast to them takes in ms."""
+
+    worker: str
+    rooms: list[tuple[str, int, int]]
+
+
+class OwnedRoom:
+    __slots__ = ("busy", "head", "mark", "name", "pace", "primed", "ts", "viewers", "window")
+
+    def __init__(self, name: str, head: int, mark: Place, quick_s: float) -> None:
+        self.name = name
+        self.head = head  # the last number of the chat lane; below 0 until it has been looked up
+        self.mark = mark  # what that covers
+        self.primed = False  # where the log ends is known, and what it has shown of late
+        self.busy = False  # a batch is due, or on its way
+        self.ts = 0
+        self.window = Window()
+        self.pace = Pace(quick_s)
+        self.viewers: dict[str, tuple[float, int]] = {}  # by worker: when it said so, and how many it has
+
+    def prime(self, head: int, mark: Place, batches: list[bytes]) -> None:
+        """Where the log ends, and its newest batches, whoever wrote them."""
+        self.head, self.mark = head, mark
+        self.window.covered(mark)
+        for data in batches:
+            try:
+                found = _decode(data)
+            except msgspec.DecodeError:
+                continue
+            self.ts = max(self.ts, found.ts)
+            self.window.known(comment.id for comment in found.m)
+        self.primed = True
+
+    def batch(self, taken: Taken, now: float, now_ms: int) -> bytes:
+        """What follows on the head. `ts` never goes back, whatever the clocks do."""
+        self.ts = max(self.ts, now_ms)
+        of = taken.of if taken.of > len(taken.comments) else None
+        made = wire.batch(self.head + 1, self.ts, taken.comments, viewers=self.count(now), of=of)
+        return msgspec.msgpack.encode(made)
+
+    def stored(self, taken: Taken) -> None:
+        self.head += 1
+        self.mark = taken.mark
+        self.window.finish(taken)
+
+    def reported(self, now: float, worker: str, viewers: int, sweep_s: float) -> None:
+        self.viewers[worker] = (now, viewers)
+        if sweep_s:
+            self.pace.reported(now, worker, sweep_s)
+
+    def count(self, now: float) -> int | None:
+        for worker, (said, _) in list(self.viewers.items()):
+            if now - said > PRESENCE_S:
+                del self.viewers[worker]
+        return sum(count for _, count in self.viewers.values()) if self.viewers else None
+
+
+class OwnedShard:
+    def __init__(self, number: int, after: int, rooms: Mapping[str, tuple[int, Place]], quick_s: float) -> None:
+        self.number = number
+        self.seen = after  # the last offer that was given
+        self.taken = 0  # comments
+        self.bad = 0
+        self._quick_s = quick_s
+        self._standing = dict(rooms)
+        self.rooms: dict[str, OwnedRoom] = {}
+
+    def room(self, name: str) -> OwnedRoom:
+        found = self.rooms.get(name)
+        if found is None:
+            head, mark = self._standing.pop(name, UNKNOWN)
+            found = self.rooms[name] = OwnedRoom(name, head, mark, self._quick_s)
+        return found
+
+    def offered(self, seq: int, items: list[bytes]) -> set[OwnedRoom]:
+        """Takes one offer in; the rooms that have something to say now."""
+        touched: set[OwnedRoom] = set()
+        for index, data in enumerate(items):
+            try:
+                item = wire.decode_item(data)
+            except ValueError:
+                self.bad += 1
+                continue
+            room = self.room(item.room)
+            place = (seq, index)
+            if place < room.mark:
+                continue  # the log has it
+            self.taken += 1
+            if room.window.add(place, item.id, item.comment, item.size):
+                touched.add(room)
+        self.seen = max(self.seen, seq)
+        return touched
+
+    def low(self) -> int:
+        """The offers up to this one are covered by batches that are stored."""
+        lows = [low[0] - 1 for room in self.rooms.values() if (low := room.window.low) is not None]
+        return min([self.seen, *lows])
+
+    def sleep(self, now: float, idle_s: float) -> None:
+        """Rooms in which nothing has been said for a while need no more than where their log ends."""
+        for name, room in list(self.rooms.items()):
+            if not room.busy and not room.window and not room.count(now) and room.pace.idle(now, idle_s):
+                del self.rooms[name]
+                self._standing[name] = (room.head, room.mark)
+
+
+class _Said(msgspec.Struct):
+    id: str
+
+
+class _Batch(msgspec.Struct):
+    ts: int = 0
+    m: list[_Said] = []
+
+
+_decode = msgspec.msgpack.Decoder(_Batch).decode

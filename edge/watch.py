@@ -1,0 +1,163 @@
+# The rooms of this worker's viewers: subscribed to for the first, kept a while after the last, and everything that the
+# broker says of them handed to the engine. It owns the subscriptions. It must never admit a viewer to a room that the
+# engine does not have yet.
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from broker.base import CHAT, MUST, Broker, BrokerError, Tail
+from edge.auth import Identity
+from edge.errors import EdgeError
+from edge.scores import Must
+
+log = logging.getLogger("edge.watch")
+
+LINGER_S = 30.0  # before a room that nobody watches any more is let go
+
+Parked = tuple[int, Identity]
+
+
+class Logs(Protocol):
+    """What is used of the engine."""
+
+    def room_open(self, name: bytes, incarnation: int, must: int, chat: int) -> None: ...
+    def room_close(self, name: bytes) -> bool: ...
+    def room_end(self, name: bytes, code: int, reason: bytes) -> None: ...
+    def rooms_unwatched(self) -> list[bytes]: ...
+    def append(self, name: bytes, lane: int, seq: int, count: int, canon: bytes) -> int: ...
+
+
+class _Batch(msgspec.Struct):
+    ts: int = 0
+    m: list[msgspec.Raw] = []
+
+
+_decode = msgspec.msgpack.Decoder(_Batch).decode
+
+
+class Room:
+    """A room that this worker publishes to or watches. While it is `followed` the engine has it, for viewers."""
+
+    __slots__ = ("idle_since", "key", "must", "name", "opening", "parked")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.key = name.encode()
+        self.must = Must(name)
+        self.opening: asyncio.Task[None] | None = None
+        self.parked: list[Parked] = []
+        self.idle_since = 0.0
+
+    @property
+    def followed(self) -> bool:
+        return self.must.followed
+
+
+class Watch:
+    """The broker's Sink. `admit` and `refuse` end a viewer's waiting, `spawn` starts a task, `soon` asks for a turn."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        engine: Logs,
+        limit: int,
+        admit: Callable[[Room, Parked], None],
+        refuse: Callable[[Parked, EdgeError], None],
+        spawn: Callable[[Any], asyncio.Task[Any]],
+        soon: Callable[[], None],
+    ) -> None:
+        self._broker = broker
+        self._engine = engine
+        self._limit = limit
+        self._admit = admit
+        self._refuse = refuse
+        self._spawn = spawn
+        self._soon = soon
+        self._rooms: dict[str, Room] = {}
+
+    def room(self, name: str) -> Room:
+        room = self._rooms.get(name)
+        if room is None:
+            if len(self._rooms) >= self._limit:
+                raise EdgeError("overloaded", "there are too many rooms", retry_after=5)
+            room = self._rooms[name] = Room(name)
+        return room
+
+    def has(self, name: str) -> bool:
+        """The room is open, or is being opened: one more viewer costs no read."""
+        room = self._rooms.get(name)
+        return room is not None and (room.followed or room.opening is not None)
+
+    def park(self, room: Room, parked: Parked) -> None:
+        """The viewer waits until the room is open."""
+        room.parked.append(parked)
+        if room.opening is None:
+            room.opening = self._spawn(self._open(room))
+
+    async def _open(self, room: Room) -> None:
+        try:
+            tail = await self._broker.subscribe(room.name, self)
+            self._fill(room, tail)
+            room.must.followed = True
+        except (BrokerError, ValueError) as error:
+            log.warning("room %s does not open: %s", room.name, error)
+        finally:
+            room.opening = None
+            waiting, room.parked = room.parked, []
+        for parked in waiting:
+            if room.followed:
+                self._admit(room, parked)
+            else:
+                self._refuse(parked, EdgeError("unavailable", retry_after=2))
+        self._soon()
+
+    def _fill(self, room: Room, tail: Tail) -> None:
+        first = [
+            entries[0][0] - 1 if entries else head
+            for entries, head in zip((tail.must, tail.chat), tail.heads, strict=True)
+        ]
+        self._engine.room_open(room.key, tail.incarnation, first[MUST], first[CHAT])
+        for lane, entries in ((MUST, tail.must), (CHAT, tail.chat)):
+            for seq, data in entries:
+                self.batch(room.name, lane, seq, data)
+        room.must.head = tail.heads[MUST]
+
+    def batch(self, room: str, lane: int, seq: int, data: bytes) -> None:
+        it = self._rooms.get(room)
+        if it is None:
+            return  # let go just now
+        try:
+            found = _decode(data)
+        except msgspec.DecodeError:
+            found = _Batch()  # the engine tells its viewers of a gap in its place
+        self._engine.append(it.key, lane, seq, len(found.m) if lane == CHAT else 1, data)
+        if lane == MUST:
+            it.must.stamp(found.ts)
+            it.must.head = seq
+        self._soon()
+
+    def reset(self, room: str, tail: Tail) -> None:
+        """The numbering is a new one: viewers cannot go on from where they are, so they come anew, a few at a time."""
+        it = self._rooms.get(room)
+        if it is None:
+            return
+        self._engine.room_end(it.key, 1012, b"the room starts anew")
+        self._fill(it, tail)
+        self._soon()
+
+    def housekeep(self, now: float) -> None:
+        unwatched = {name.decode() for name in self._engine.rooms_unwatched()}
+        for name, room in list(self._rooms.items()):
+            busy = room.opening or room.parked or room.must.lock.locked()
+            if busy or (room.followed and name not in unwatched):
+                room.idle_since = 0.0
+            elif not room.idle_since:
+                room.idle_since = now
+            elif now - room.idle_since > LINGER_S:
+                del self._rooms[name]
+                if room.followed:
+                    self._engine.room_close(room.key)
+                    self._spawn(self._broker.unsubscribe(name))

@@ -255,10 +255,11 @@ class Owner:
         held = self._held.get(shard)
         if held is None:
             return
-        began = time.thread_time()
+        began, bad = time.thread_time(), held.shard.bad
         for room in held.shard.offered(seq, items):
             if not room.busy:
                 self._schedule(held, room)
+        self.figures["owner_unreadable"] += held.shard.bad - bad
         held.spent_s += time.thread_time() - began
 
     def _reported(self, held: _Held, message: bytes) -> None:
@@ -348,5 +349,4 @@ class Owner:
 
     def metrics(self) -> dict[str, int]:
         self.figures["owner_shards"] = len(self._held)
-        self.figures["owner_unreadable"] = sum(held.shard.bad for held in self._held.values())
         return self.figures

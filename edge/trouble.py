@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from broker.base import MUST, Broker, BrokerError
+from broker.base import MUST, Broker, BrokerError, Closed
 from edge.wire import Message
 
 log = logging.getLogger("edge.trouble")
@@ -57,6 +57,8 @@ class Trouble:
         try:
             async with asyncio.timeout(ANSWER_S):
                 await self._broker.head(ROOM, MUST)
+        except Closed:
+            return not self.now  # by ourselves, at the end: no news
         except (BrokerError, TimeoutError):
             return False
         return True

@@ -36,7 +36,7 @@ LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 FENCE = re.compile(r"<!-- (\w+)(?: until ([^\n]+))? -->\n```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SWITCHES = {"EDGE_SECTION_KEY", "EDGE_DEV_ANYWHERE", "EDGE_DEBUG", "EDGE_SANITIZE"}  # environment that is no setting
-STREAMS = {"EDGE_LOG"}  # of NATS
+STREAMS = {"EDGE_LOG", "EDGE_LOG_0", "EDGE_LOG_1", "EDGE_IN", "EDGE_LEASES"}  # of NATS, and a bucket
 
 page_named = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 

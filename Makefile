@@ -8,7 +8,7 @@ SWITCHES := debug=$(EDGE_DEBUG) sanitize=$(EDGE_SANITIZE)
 FAST := $(wildcard edge/_fast/*.pyx edge/_fast/*.pxd edge/_fast/*.h)
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip --quiet install
 
-.PHONY: always build run test lint format bench bench-floor autobahn fuzz test-sanitize clean distclean
+.PHONY: always build run test lint format bench bench-floor bench-broker autobahn fuzz chaos test-sanitize clean distclean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -32,11 +32,18 @@ bench: bench-floor
 bench-floor: build $(STAMP)/bench
 	$(BIN)/python -m bench.floor
 
+bench-broker: build $(STAMP)/bench $(STAMP)/test
+	$(BIN)/python -m bench.broker
+
 autobahn: build $(STAMP)/test
 	tests/autobahn.sh
 
 fuzz: build $(STAMP)/test
 	tests/fuzz/run.sh
+
+# Random histories of faults, for SECONDS; each says its seed, and SEED repeats them all.
+chaos: build $(STAMP)/test
+	$(BIN)/python -m tests.faults.chaos --seed $(or $(SEED),0) --seconds $(or $(SECONDS),300)
 
 test-sanitize: build $(STAMP)/test
 	tests/sanitize.sh

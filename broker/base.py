@@ -124,6 +124,10 @@ class Taker(Protocol):
     def offered(self, shard: int, seq: int, items: list[bytes]) -> None:
         """One stored offer: the next after the last one given."""
 
+    def reset(self, shard: int) -> None:
+        """The broker has lost offers that it had stored, and numbers them anew: what was covered can't be told by
+        number any more. Nothing follows; the taker leaves, and takes the shard again."""
+
 
 class Lease(Protocol):
     """The right to write a shard's chat. What keeps another from writing in its lanes is not this but `fence`."""

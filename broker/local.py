@@ -70,7 +70,6 @@ class LocalBroker:
         self._holdings: dict[int, Holding] = {}
         self._asked: dict[int, int] = {}  # leases that are being asked for: their shards, by call
         self._now = now
-        self._store = 0
         self._name = secrets.randbits(62 - CALL_BITS) + 1 << CALL_BITS
         self._call = 0
         self._unknown: OrderedDict[tuple[str, int, int], tuple[bytes, int, Mark, int]] = OrderedDict()
@@ -244,12 +243,14 @@ class LocalBroker:
         finally:
             await self._way.close()
 
+    def way_down(self) -> None:
+        """A lease ends with its connection, at both ends: so others need not wait for those of a worker that has died,
+        and no later life of the broker is asked for one that it does not know."""
+        for holding in self._holdings.values():
+            holding.end()
+        self._holdings.clear()
+
     def way_up(self, store: int) -> None:
-        if store != self._store:  # another life of the broker, which knows of no lease that an earlier one gave
-            for holding in self._holdings.values():
-                holding.end()
-            self._holdings.clear()
-            self._store = store
         self._rooms.way_up()
         self._shards.way_up()
         for subject in self._hearers:

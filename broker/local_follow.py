@@ -142,6 +142,8 @@ class Shards:
         self.by_shard: dict[int, Taking] = {}
 
     def way_up(self) -> None:
+        # No taker is ever reset: another life of the broker has none of the offers that were given, but it numbers from
+        # the time in microseconds (see Offers), which is past them all unless the clock has been set back.
         for own in self.by_shard.values():
             if own.live:  # the others are still being asked for by their callers
                 self.way.tell(envelope.CONSUME, own.shard, own.after)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from broker import envelope
-from broker.base import BrokerError, Full, Hearer, Tail, check_shard
+from broker.base import BrokerError, Full, Hearer, check_shard
 from broker.envelope import BadEnvelope, Envelopes, pack
 from broker.store import SHARDS
 
@@ -39,6 +39,7 @@ class Session(asyncio.Protocol):
         self.given: dict[int, int] = {}  # by shard that it consumes: the last offer it was given
         self.behind: dict[int, None] = {}  # those of them that have more for it
         self.hearers: dict[str, Hearer] = {}
+        self.leases: dict[int, int] = {}  # the epochs of those that it has been given, some released since
         self.paused = False
         self._giving = False
         self.transport: asyncio.Transport
@@ -50,7 +51,10 @@ class Session(asyncio.Protocol):
         self.transport.write(pack(0, envelope.VERSION, self.server.born))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Its leases stay until they run out: the worker may only have lost its way."""
+        """A worker that has died leaves its leases at once. One that has only lost its way ends them on its side too,
+        and asks again. One that is stopped keeps its connection: its leases run out."""
+        for shard, epoch in self.leases.items():
+            self.store.leases.release(shard, epoch)
         self.server.sessions.discard(self)
         for room in self.rooms:
             self.store.detach(room, self)
@@ -144,7 +148,10 @@ class Session(asyncio.Protocol):
 
     def _lease(self, shard: int, call: int) -> tuple[int, float]:
         check_shard(shard, SHARDS)
-        return self.store.leases.take(shard, call) or 0, self.store.leases.ttl_s
+        epoch = self.store.leases.take(shard, call) or 0
+        if epoch:
+            self.leases[shard] = epoch
+        return epoch, self.store.leases.ttl_s
 
     def _renew(self, shard: int, epoch: int) -> tuple[bool]:
         return (self.store.leases.renew(shard, epoch),)
@@ -202,7 +209,8 @@ class Session(asyncio.Protocol):
             self.server.cut += 1
             self.transport.abort()
 
-    def reset(self, room: str, tail: Tail) -> None:
+    def reset(self, *what: object, **named: object) -> None:
+        """As a Sink and as a Taker."""
         raise AssertionError("a Store never resets")
 
     def offered(self, shard: int, seq: int, items: list[bytes]) -> None:

@@ -30,6 +30,10 @@ class News(Protocol):
         """There is a new connection, to the life `store` of the broker. Called before anything else is sent on it."""
         ...
 
+    def way_down(self) -> None:
+        """The connection has ended. Called before any call of it is told."""
+        ...
+
     def way_pushed(self, push: int, arguments: list[Any]) -> None: ...
 
 
@@ -185,6 +189,7 @@ class Way:
             return
         self.wire = None
         self._ready.clear()
+        self._news.way_down()
         answers, self._answers = self._answers, {}
         for answer in answers.values():
             answer(None)

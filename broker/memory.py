@@ -190,3 +190,6 @@ class _Taking:
 
     def __init__(self, taker: Taker) -> None:
         self.offered = taker.offered
+
+    def reset(self, shard: int) -> None:
+        raise AssertionError("a Store never loses an offer")

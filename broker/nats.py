@@ -7,6 +7,7 @@
 # of comments holds no score back, and reads have a third.
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Sequence
@@ -63,6 +64,7 @@ T = TypeVar("T")
 ROLLED_BACK = 8
 """Reads that must all end before what a sink has had. A leader that has lost its office can answer for seconds."""
 ROLLED_BACK_S = 1.0
+FAREWELL_S = 0.5
 
 
 class NatsBroker:
@@ -140,6 +142,7 @@ class NatsBroker:
         check_lane(lane)
         self._open()
         seen = await self.way.read(lambda: self.reader.look(room), self.way.deadline())
+        self.writer.looked(room, lane, seen)
         end = seen.ends[lane]
         return Last(end.number, end.epoch, end.mark)
 
@@ -214,6 +217,9 @@ class NatsBroker:
         self._following.clear()
         try:
             await asyncio.gather(self.leases.close(), self.offers.close())
+            with contextlib.suppress(*FAILURES, TimeoutError):  # what was emitted just now is on its way, not lost
+                async with asyncio.timeout(FAREWELL_S):
+                    await self.way.links[MUST].flush()
         finally:
             await self.way.close()
 

@@ -1,5 +1,5 @@
-# Who writes which shard, in NATS: leases in the bucket EDGE_LEASES, and the fence that a new holder puts up in its
-# lanes. It owns this node's leases. It must never believe a lease for longer than is certain, nor give it twice.
+# Who writes which shard, in NATS: leases in the bucket EDGE_LEASES. It owns this node's leases. It must never believe a
+# lease for longer than is certain, nor give it twice.
 #
 # All is compare-and-set on the last sequence of the shard's key. An acquisition is a value without an epoch, for its
 # epoch is the sequence that it gets; renewals carry it. The bucket forgets a value after the TTL; a release is a marker
@@ -15,23 +15,18 @@ import secrets
 import time
 from typing import Any
 
-from nats.aio.msg import Msg
-
-from broker.base import CHAT, LEASE_HELD, Last, Lease, Standing, Unavailable
-from broker.nats_entry import BadEntry, End, unpack
-from broker.nats_link import Link, Lost, words
-from broker.nats_offers import SILENT_S, Feed, Offers
+from broker.base import LEASE_HELD, Lease, Unavailable
+from broker.nats_fence import Fence as Fence
+from broker.nats_link import Link, words
 from broker.nats_read import fetch, fetch_again
 from broker.nats_setup import WRONG_LAST
 from broker.nats_way import AGAIN_S, FAILURES, Way
-from broker.nats_write import ATTEMPT_S, EXPECTED, Refused, Writer, publish
-from broker.subjects import LANE_NAMES, LEASES, ROOM_NAME, kv, room_of
+from broker.nats_write import ATTEMPT_S, EXPECTED, Refused, publish
+from broker.subjects import LEASES, kv
 
 log = logging.getLogger("broker")
 
 RELEASE_S = 1.0
-LIVE_S = 3600.0
-OPENING = 64  # lanes at once
 
 
 class _Value:
@@ -202,105 +197,3 @@ class Leases:
             return _Value(found.seq, str(value["node"]), int(value.get("epoch", found.seq)))
         except (ValueError, TypeError, KeyError, AttributeError):
             return _Value(found.seq, "?", 0)  # somebody's, until it is forgotten
-
-
-class Fence:
-    """Goes over the lanes of a shard for its new holder."""
-
-    def __init__(self, way: Way, offers: Offers, writer: Writer) -> None:
-        self._way = way
-        self._offers = offers
-        self._writer = writer
-
-    async def fence(self, shard: int, epoch: int, wait_s: float) -> Standing:
-        """Standing has the lanes that were opened here and now: of others, what was read may be late already."""
-        deadline = asyncio.get_running_loop().time() + wait_s
-        after = await self._offers.checkpoint(shard, deadline)
-        lanes = iter((await self._lanes(shard, deadline)).items())
-        rooms: dict[str, Last] = {}
-
-        async def open_some() -> None:
-            for room, (end, born) in lanes:
-                opened = await self._writer.open(room, end, born, epoch, wait_s)
-                if opened is None:
-                    continue
-                rooms[room] = Last(opened.number, opened.epoch, opened.mark)
-                if opened.epoch > epoch:
-                    log.warning("room %s has been written under lease %d, and this is %d", room, opened.epoch, epoch)
-
-        tasks = [asyncio.create_task(open_some()) for _ in range(OPENING)]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-        return Standing(after, rooms)
-
-    async def _lanes(self, shard: int, deadline: float) -> dict[str, tuple[End | None, float]]:
-        """How each chat lane ends that has been written to of late, and when its room was born; None where that has to
-        be looked up."""
-        while True:
-            link = await self._offers.link(deadline)
-            last = _LastEntries(shard)
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await last.read(link, self._way.options.streams.log(shard))
-                return last.live(self._writer.reader.lasts_s)
-            except TimeoutError:
-                raise Unavailable(f"NATS does not tell the lanes of shard {shard}") from None
-            except (*FAILURES, Refused) as failed:
-                log.debug("the lanes of shard %d are read again: %s", shard, words(failed))
-                await asyncio.sleep(AGAIN_S)
-
-
-class _LastEntries:
-    """The last entries of a shard's births and chat lanes, by a consumer that delivers just those. A replica may serve
-    it that is behind; what is written by compare-and-set on what it tells shows that."""
-
-    def __init__(self, shard: int) -> None:
-        self.shard = shard
-        self.births: dict[str, tuple[End, float]] = {}
-        self.chats: dict[str, tuple[End, float]] = {}
-        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    async def read(self, link: Link, stream: str) -> None:
-        subjects = [f"edge.log.{self.shard}.*.{name}" for name in (ROOM_NAME, LANE_NAMES[CHAT])]
-        feed = Feed(link, stream, {"deliver_policy": "last_per_subject", "filter_subjects": subjects}, self._got)
-        feed.broken = self._broken
-        try:
-            if not await feed.start():
-                return
-            while not self._done.done():
-                await asyncio.wait([self._done], timeout=SILENT_S)
-                if asyncio.get_running_loop().time() - feed.heard_s > SILENT_S:
-                    raise Lost("a consumer is silent")
-            self._done.result()
-        finally:
-            await feed.stop()
-
-    def live(self, lasts_s: float) -> dict[str, tuple[End | None, float]]:
-        now = time.time()
-        found: dict[str, tuple[End | None, float]] = {}
-        for room, (end, written) in self.chats.items():
-            if now - written > LIVE_S:
-                continue
-            birth, born = self.births.get(room, (None, 0.0))
-            fits = birth is not None and birth.incarnation == end.incarnation and now - born < lasts_s
-            found[room] = (end if fits else None, born)
-        return found
-
-    def _broken(self) -> None:
-        if not self._done.done():
-            self._done.set_exception(Lost("a consumer has a hole"))
-
-    def _got(self, msg: Msg, seq: int, time_ns: int, pending: int) -> None:
-        try:
-            *_, token, name = msg.subject.split(".")
-            room = room_of(token)
-            ends = self.births if name == ROOM_NAME else self.chats
-            ends[room] = (unpack(msg.data, seq).end(), time_ns / 1e9)
-        except (BadEntry, ValueError) as bad:
-            log.error("what is stored on %s is no entry of a log (%s)", msg.subject, bad)
-        if not pending and not self._done.done():
-            self._done.set_result(None)

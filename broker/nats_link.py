@@ -78,6 +78,7 @@ class Link:
         self._down = down
         self._refused = refused
         self._client: Connection | None = None
+        self._settled = False
         self._why: Exception | None = None  # what nats-py has told of last
         self._aloud = False  # the next login asks for an answer of its own
         self._inbox = f"_INBOX.{secrets.token_hex(11)}"
@@ -87,7 +88,8 @@ class Link:
 
     @property
     def connected(self) -> bool:
-        return self._client is not None and self._client.is_connected
+        """And what is listened to is listened to."""
+        return self._settled and self._client is not None and self._client.is_connected
 
     @property
     def max_payload(self) -> int:
@@ -166,6 +168,7 @@ class Link:
             await self._settle_in(client)
             if self.ending:
                 return True
+            self._settled = True
             self.trouble, self.misfit = "", None
             self.connects += 1
             self._first.set()
@@ -197,7 +200,7 @@ class Link:
     def _lose(self, client: Connection) -> None:
         if self._client is not client:
             return
-        self._client = None
+        self._client, self._settled = None, False
         answers, self._answers = self._answers, {}
         for answer in answers.values():
             if not answer.done():

@@ -13,7 +13,9 @@ from broker.nats_options import Options as Options
 from broker.nats_options import parse as parse
 from broker.subjects import BUCKET, LEASES, LOG_ALL, OUT_ALL, kv
 
-API_S = 5.0
+API_S = 1.0
+"""A stream without a leader answers nothing, and has one again after some seconds: asked again, it answers at once."""
+MAKE_S = 5.0
 NS = 1_000_000_000
 NO_STREAM = 10059
 NO_MESSAGE = 10037
@@ -33,12 +35,19 @@ def log_config(options: Options, group: int) -> dict[str, Any]:
         "storage": "file",
         "discard": "old",
         "max_msgs_per_subject": TAIL_BATCHES,
+        "max_consumers": _consumers(options),
         "max_age": options.max_age_s * NS,
         "num_replicas": options.replicas,
         # Nothing is asked of a replica: it may not have what the leader has acknowledged.
         "allow_direct": False,
         "republish": {"src": LOG_ALL, "dest": OUT_ALL},
     }
+
+
+def _consumers(options: Options) -> int:
+    """One for each shard, and as many again while shards move; the server's own limit is 1,000, however many there
+    are."""
+    return max(1000, 4 * options.shards)
 
 
 def offers_config(options: Options, group: int) -> dict[str, Any]:
@@ -49,6 +58,7 @@ def offers_config(options: Options, group: int) -> dict[str, Any]:
         "retention": "limits",
         "storage": "file",
         "discard": "new",  # where an operator has set a bound: who offers is told, and nothing stored is dropped
+        "max_consumers": _consumers(options),
         "max_age": options.in_age_s * NS,
         "duplicate_window": NS,  # offers bear no ids, so there is nothing to remember
         "num_replicas": options.replicas,
@@ -88,9 +98,9 @@ async def ensure(link: Link, options: Options) -> None:
         await _ensure_offers(link, options, group)
 
 
-async def api(link: Link, verb: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+async def api(link: Link, verb: str, body: dict[str, Any] | None = None, timeout_s: float = API_S) -> dict[str, Any]:
     """The answer of JetStream, an error among them."""
-    msg = await link.request(f"{link.api}.{verb}", json.dumps(body).encode() if body else b"", API_S)
+    msg = await link.request(f"{link.api}.{verb}", json.dumps(body).encode() if body else b"", timeout_s)
     found: dict[str, Any] = json.loads(msg.data)
     return found
 
@@ -222,7 +232,7 @@ async def _find_or_make(link: Link, wanted: dict[str, Any]) -> dict[str, Any]:
             break
         if error_of(answer) != NO_STREAM:
             raise _refused(f"stream {name}", answer)
-        answer = await api(link, f"STREAM.CREATE.{name}", wanted)
+        answer = await api(link, f"STREAM.CREATE.{name}", wanted, MAKE_S)
         if not error_of(answer):
             break
         if error_of(answer) != NAME_TAKEN:  # by another node, just now

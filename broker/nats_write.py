@@ -276,6 +276,12 @@ class Writer:
         if it.end.incarnation == entry.incarnation and it.end.number <= entry.number and it.end.seq < entry.seq:
             it.end = entry.end()
 
+    def looked(self, room: str, lane: int, seen: Seen) -> None:
+        """Somebody has asked how the lane ends, who as a rule appends to it next: saves the same read."""
+        it = self._lane(room, lane)
+        if seen.incarnation and it.end is None and not it.lock.locked():
+            it.end, it.born = seen.ends[lane], seen.born
+
     def _lane(self, room: str, lane: int) -> _Lane:
         key = (room, lane)
         it = self._lanes.get(key)

@@ -2,6 +2,7 @@
 # else has come meanwhile. It owns the comments that wait, and who is to be told. It must never offer anything twice,
 # nor tell an author more than the broker has said.
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from edge.errors import EdgeError
 
 log = logging.getLogger("edge.offers")
 
+FAILED_S = 3.0
 WAITING = 10_000  # of one shard, at this worker: past it a comment is refused as overloaded
 
 Done = Callable[[str], None]
@@ -36,6 +38,11 @@ class Offers:
         self.taken = 0
         self.refused = 0  # comments that are certainly nowhere, because there were too many or the broker could not
         self.unknown = 0
+        self._failed = float("-inf")
+
+    def failing(self, now: float) -> bool:
+        """What has been offered lately did not get through, as far as is known."""
+        return now - self._failed < FAILED_S
 
     def take(self, room: str, comment: wire.Message, done: Done) -> None:
         """`done` is called later, once it is known."""
@@ -70,10 +77,13 @@ class Offers:
         except (BrokerError, ValueError) as error:
             log.warning("shard %d: %d comments are not taken: %s", shard, len(items), error)
             self.refused += len(items)
+            self._failed = time.monotonic()
             return "rejected"
         if kind is Kind.STORED:
+            self._failed = float("-inf")
             return "published"
         self.unknown += len(items)
+        self._failed = time.monotonic()
         return "unknown"
 
 

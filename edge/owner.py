@@ -42,7 +42,7 @@ class _Member(msgspec.Struct, array_like=True):
 class _Held:
     """One shard that is ours."""
 
-    __slots__ = ("cover_due", "covered", "lease", "load", "renew_due", "shard", "spent_s", "stepped_down")
+    __slots__ = ("cover_due", "covered", "giving", "lease", "load", "renew_due", "shard", "spent_s", "stepped_down")
 
     def __init__(self, lease: Lease, shard: OwnedShard, now: float) -> None:
         self.lease = lease
@@ -52,6 +52,7 @@ class _Held:
         self.covered = shard.seen
         self.spent_s = 0.0  # of this process's time, since the last tick
         self.load = 0.0  # of a core
+        self.giving = False  # it is on its way to somebody else
         self.stepped_down = False
 
     def ours(self) -> bool:
@@ -82,6 +83,7 @@ class Owner:
         self._members: dict[str, tuple[float, Loads]] = {}
         self._busy: dict[int, float] = {}  # shards that somebody else still has the lease of, and since when
         self._ticking: asyncio.Task[Any] | None = None
+        self._unwell = 0.0  # until when nothing is given away: it could not be released
         self._stopping = False
         self._ticked = time.monotonic()
         self.figures = {f"owner_{name}": 0 for name in FIGURES}
@@ -94,11 +96,11 @@ class Owner:
         if connected and not self._alone:
             await self._tell("fresh")
             await asyncio.sleep(LISTEN_S)
+        self._ticking = self._spawn(self._tick())  # leases are renewed from the first on
         number, count = self._share
         first = range(number, self._broker.shards, count)  # others of this box are as fresh, and take theirs
         if connected and not any(self._others().values()):
             await asyncio.gather(*(self._take(shard) for shard in first))
-        self._ticking = self._spawn(self._tick())
 
     async def stop(self) -> None:
         """Writes what has come, and lets others have the shards."""
@@ -163,11 +165,11 @@ class Owner:
     def _balance(self, now: float) -> None:
         mine: dict[int, float] = {number: held.load for number, held in self._held.items()}
         mine |= dict.fromkeys(self._taking, 0.0)
-        self._busy = {shard: since for shard, since in self._busy.items() if now - since < 2 * TICK_S}
+        self._busy = {shard: since for shard, since in self._busy.items() if now - since < TICK_S * 0.9}
         made = plan(self.name, {self.name: mine, **self._others()}, self._broker.shards, self._busy)
         for shard in made.claim:
             self._spawn(self._take(shard))
-        for shard in made.release:
+        for shard in made.release if now > self._unwell else ():
             if shard in self._held:
                 self._spawn(self._give(self._held[shard]))
 
@@ -203,16 +205,19 @@ class Owner:
 
     async def _give(self, held: _Held) -> None:
         """In an orderly way: nothing more is taken, what has come is written, and then others may have it."""
-        if held.stepped_down:
+        if held.stepped_down or held.giving:
             return
-        await self._broker.leave(held.shard.number)
+        held.giving = True
         try:
+            await self._broker.leave(held.shard.number)
             async with asyncio.timeout(TICK_S * 2):
                 await asyncio.gather(*(self._empty(held, room) for room in list(held.shard.rooms.values())))
                 await self._broker.covered(held.shard.number, held.shard.low())
         except (BrokerError, TimeoutError) as error:
-            log.warning("shard %d is let go with comments left for the next owner: %s", held.shard.number, error)
-        self._step_down(held, "")
+            why = str(error) or "it took too long"
+            log.warning("shard %d is let go with comments left for the next owner: %s", held.shard.number, why)
+        finally:
+            self._step_down(held, "")
 
     def _step_down(self, held: _Held, why: str) -> None:
         if held.stepped_down:
@@ -235,6 +240,7 @@ class Owner:
             if not await held.lease.renew():
                 self._step_down(held, "another has the lease")
         except BrokerError as error:
+            self._unwell = time.monotonic() + held.lease.ttl_s * RENEW * 2
             log.debug("shard %d: the lease is not renewed: %s", held.shard.number, error)
 
     async def _cover(self, now: float) -> None:
@@ -261,6 +267,10 @@ class Owner:
                 self._schedule(held, room)
         self.figures["owner_unreadable"] += held.shard.bad - bad
         held.spent_s += time.thread_time() - began
+
+    def reset(self, shard: int) -> None:
+        if (held := self._held.get(shard)) is not None:
+            self._step_down(held, "offers have been lost by the broker")
 
     def _reported(self, held: _Held, message: bytes) -> None:
         try:

@@ -8,13 +8,15 @@ from typing import Any
 
 import msgspec
 
-from broker.base import MUST, Broker, BrokerError, Kind, Outcome
+from broker.base import MUST, Broker, BrokerError, Kind
 from edge import wire
 from edge.errors import EdgeError
 
 log = logging.getLogger("edge.scores")
 
 RETRIES = 16
+WAIT_S = 8.0
+"""A publisher that is told nothing for longer has given up, and asks again."""
 
 
 class Must:
@@ -45,30 +47,26 @@ async def score(broker: Broker, must: Must, event: dict[str, Any]) -> str:
 async def _append(broker: Broker, must: Must, make: Callable[[int, int], wire.Message]) -> int:
     """Compare-and-set until it is stored: its number, or 0 where that is unknown. `make` is given number and ts.
 
-    Raises `unavailable` when it is certainly not stored. What an append ended as is read from the log, never guessed:
-    until it is known, the very same one is tried again, which cannot store it twice."""
+    Raises `unavailable` when it is certainly not stored. How an append ended is never guessed: until it is known, the
+    very same call is made again, which cannot store it twice."""
     expected = must.head
     data = b""
     unknown = False
+    deadline = time.monotonic() + WAIT_S
     try:
         if not must.followed:
             expected = await broker.head(must.room, MUST)
         for _ in range(RETRIES):
             data = data or msgspec.msgpack.encode(make(expected + 1, must.stamp(time.time_ns() // 1_000_000)))
             outcome = await broker.append(must.room, MUST, data, expected)
-            unknown = unknown or outcome.kind is Kind.UNKNOWN
-            if unknown and outcome.kind is not Kind.STORED:
-                after = await broker.tail(must.room, MUST, expected)
-                if after and after[0] == (expected + 1, data):
-                    outcome = Outcome(Kind.STORED, expected + 1)
-                elif after:
-                    outcome = Outcome(Kind.FENCED, after[-1][0])
-                else:
-                    continue
+            unknown = outcome.kind is Kind.UNKNOWN
             if outcome.kind is Kind.STORED:
                 must.head = max(must.head, outcome.head)
                 return outcome.head
-            expected, data, unknown = outcome.head, b"", False
+            if outcome.kind is Kind.FENCED:
+                expected, data = outcome.head, b""
+            elif time.monotonic() > deadline:
+                break
     except (BrokerError, ValueError) as error:
         log.warning("room %s: a score could not be stored: %s", must.room, error)
     if unknown:

@@ -2,6 +2,7 @@
 # It owns what they have been told last. It must never hold up a turn: a worker's viewers are told a few at a time.
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -27,8 +28,13 @@ class Sockets(Protocol):
 
 
 class Trouble:
-    def __init__(self, broker: Broker, engine: Sockets, soon: Callable[[], None]) -> None:
+    """`failing` tells of what is on its way in, which may be cut off by itself."""
+
+    def __init__(
+        self, broker: Broker, engine: Sockets, soon: Callable[[], None], failing: Callable[[float], bool]
+    ) -> None:
         self._broker = broker
+        self._failing = failing
         self._engine = engine
         self._soon = soon
         self.now = False
@@ -43,7 +49,7 @@ class Trouble:
         loop = asyncio.get_running_loop()
         told = 0.0
         while True:
-            found = not await self._answers()
+            found = not await self._answers() or self._failing(time.monotonic())
             changed, self.now = found != self.now, found
             if changed:
                 self.times += found

@@ -98,8 +98,8 @@ class Worker:
             config.server.cors_origin.encode(),
         )
         self.watch = Watch(link, self.engine, config.limits.rooms, self._let_in, self._turn_away, self.spawn, self.soon)
-        self.trouble = Trouble(link, self.engine, self.soon)
         self.offers = Offers(link, self.spawn)
+        self.trouble = Trouble(link, self.engine, self.soon, self.offers.failing)
         alone = config.broker.url == "memory:"
         self.owner = Owner(link, config.rooms.flush_ms, (number, count), alone, self.spawn)
         self.reports = Reports(link, self.owner.name, self.engine.jobs)

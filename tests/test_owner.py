@@ -222,6 +222,24 @@ async def test_without_a_lease_that_is_held_nothing_is_written(monkeypatch: pyte
         await until_async(lambda: shown(store) == ["a"])  # taken again, and read again
 
 
+async def test_a_shard_whose_offers_are_lost_is_taken_again(caplog: pytest.LogCaptureFixture) -> None:
+    store = Store()
+    broker = MemoryBroker(store)
+    shard = broker.shard_of(ROOM)
+    async with owner(broker) as it:
+        await broker.offer(shard, [item("a")])
+        await until_async(lambda: shown(store) == ["a"])
+        held = it._held[shard]
+        it.reset(shard)
+        it.reset(shard)  # of what is not held any more
+        assert not held.ours()
+        await until_async(lambda: shard in it._held)
+        assert it._held[shard].lease.epoch > held.lease.epoch
+        await broker.offer(shard, [item("b")])
+        await until_async(lambda: shown(store) == ["a", "b"])
+    assert caplog.text.count("offers have been lost by the broker") == 1
+
+
 async def test_two_share_the_shards_and_one_who_leaves_gives_all() -> None:
     store = Store()
     one, two = MemoryBroker(store), MemoryBroker(store)

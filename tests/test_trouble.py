@@ -31,7 +31,7 @@ class Away(MemoryBroker):
     async def head(self, room: str, lane: int) -> int:
         if self.away == "silent":
             await asyncio.sleep(3600)
-        if self.away:
+        if self.away == "refused":
             raise Unavailable("no way")
         return await super().head(room, lane)
 
@@ -42,10 +42,10 @@ async def test_all_are_told_once_when_it_goes_and_once_when_it_is_back(monkeypat
     monkeypatch.setattr(trouble, "AGAIN_S", 3600.0)
     broker, engine = Away(), Engine(3 * SLICE + 7)
     turns: list[None] = []
-    it = Trouble(broker, engine, lambda: turns.append(None))
+    it = Trouble(broker, engine, lambda: turns.append(None), lambda now: broker.away == "deaf")
     watching = asyncio.create_task(it.watch())
     try:
-        for times, away in enumerate(("refused", "silent"), 1):
+        for times, away in enumerate(("refused", "silent", "deaf"), 1):
             await asyncio.sleep(0.03)
             assert engine.told == []
             broker.away = away
@@ -59,7 +59,7 @@ async def test_all_are_told_once_when_it_goes_and_once_when_it_is_back(monkeypat
             assert engine.told == [{"t": "state", "trouble": None}] * engine.count
             assert it.times == times
             engine.told.clear()
-        assert len(turns) >= 4 * 4
+        assert len(turns) >= 6 * 4
     finally:
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -71,7 +71,7 @@ async def test_who_comes_meanwhile_is_told_too(monkeypatch: Any) -> None:
     monkeypatch.setattr(trouble, "AGAIN_S", 0.05)
     broker, engine = Away(), Engine(5)
     broker.away = "refused"
-    watching = asyncio.create_task(Trouble(broker, engine, lambda: None).watch())
+    watching = asyncio.create_task(Trouble(broker, engine, lambda: None, lambda now: False).watch())
     try:
         await until_async(lambda: len(engine.told) >= 15)
         assert all(message["trouble"] == "broker" for message in engine.told)

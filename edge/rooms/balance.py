@@ -7,8 +7,7 @@ IDLE = 0.25
 """What all shards together weigh, in cores, when nobody says anything: so idle ones are spread evenly, and one that is
 busy outweighs many."""
 SLACK = 0.1  # of a fair share, above which something is given away
-MOVES = 32  # a part of all shards: how many one worker gives away in one go, at least 1
-CLAIMS = 4  # and takes
+MOVES = 32  # a part of all shards: how many one worker gives away in one go, at least 1. It takes what it can get.
 
 Loads = Mapping[int, float]
 """Shards with the part of a core that each takes."""
@@ -30,7 +29,7 @@ def plan(me: str, members: Mapping[str, Loads], shards: int, busy: Collection[in
             continue
         least = min(weights, key=lambda name: (weights[name], name))
         weights[least] += _weight(0.0, shards)
-        if least == me and shard not in busy and len(claim) < max(1, shards // CLAIMS):
+        if least == me and shard not in busy:
             claim.append(shard)
     return Plan(claim, _release(me, members[me], weights, shards))
 

@@ -408,20 +408,23 @@ async def test_what_nobody_reads_waits_where_it_is(local: Box) -> None:
     await until(lambda: taken.offers[-1][1] == sound.offers[-1][1] == [b"next"])
 
 
-async def test_a_lease_outlives_its_connection(local: Box) -> None:
+async def test_a_lease_ends_with_its_connection(local: Box) -> None:
     one, two = local.worker(), local.worker()
-    lease = await one.lease(1)
-    assert lease is not None
     for _ in range(3):
-        await cut(one)
-        assert lease.held
+        lease = await one.lease(1)
+        assert lease is not None
         assert await two.lease(1) is None
-        assert await lease.renew()  # waits for the next connection
-        assert one.connected
-    await cut(one)
-    await lease.release()  # where it can't be told, it runs out
-    assert not lease.held
-    assert await two.lease(1) is None
+        await cut(one)
+        assert not lease.held
+        assert not await lease.renew()
+        await until(lambda: 1 not in local.store.leases._held)
+        other = await two.lease(1)
+        assert other is not None
+        assert other.epoch > lease.epoch
+        assert other.held
+        await lease.release()
+        assert await one.lease(1) is None  # what is released late is not the other's
+        await other.release()
 
 
 async def test_a_lease_whose_answer_is_lost_is_not_lost(local: Box) -> None:

@@ -4,7 +4,6 @@
 import asyncio
 import contextlib
 import json
-import os
 import time
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
@@ -14,10 +13,11 @@ import nats as nats_py
 import pytest
 import pytest_asyncio
 
-from broker.base import CHAT, MUST, NO_MARK, Kind, Last, Lease, Outcome, Unavailable
+from broker.base import CHAT, MUST, NO_MARK, Broker, Kind, Last, Lease, Outcome, Unavailable
 from broker.nats import NatsBroker
 from broker.nats_entry import End, pack, unpack
-from broker.nats_lease import LIVE_S, NatsLease
+from broker.nats_fence import LIVE_S
+from broker.nats_lease import NatsLease
 from broker.nats_link import Lost
 from broker.nats_write import Writer
 from broker.subjects import LEASES, Places, kv, shard_of
@@ -28,19 +28,9 @@ from tests.broker.nats_server import NatsServer
 TTL_S = 3
 
 
-def emptied(nats: NatsServer) -> bool:
-    """A server tells that a stream is deleted while its files are still there, and one of the same name that is made
-    then has what was in it (some 1 in 150 times on a busy machine)."""
-    try:
-        return not any("EDGE" in name for name in os.listdir(nats.folder / "store/jetstream/$G/streams"))
-    except FileNotFoundError:
-        return True
-
-
 @pytest_asyncio.fixture
 async def box(nats: NatsServer) -> AsyncIterator[Box]:
     async with box_of("nats", nats.url, lease_ttl_s=TTL_S) as made:
-        await until(lambda: emptied(nats))
         yield made
 
 
@@ -303,15 +293,22 @@ def rooms_of(shard: int, many: int, form: str = "room %d") -> list[str]:
     return found
 
 
+async def offered(worker: Broker, many: int = 10) -> None:
+    """A mark is of offers that there are."""
+    for _ in range(many):
+        assert await worker.offer(1, [b"a"]) is Kind.STORED
+
+
 async def test_an_older_lease_is_fenced_where_it_has_been_and_by_its_numbers_elsewhere(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = box.worker(), box.worker()
     live, quiet = rooms_of(1, 2)
+    await offered(old)
     await fill(old, quiet, CHAT, [b"a"])
     await fill(old, rooms_of(2, 1)[0], CHAT, [b"a"])  # another shard's
     now = SimpleNamespace(time=lambda at=time.time(): at + LIVE_S, monotonic=time.monotonic)  # noqa: B008
-    monkeypatch.setattr("broker.nats_lease.time", now)  # an hour after this moment
+    monkeypatch.setattr("broker.nats_fence.time", now)  # an hour after this moment
     assert await old.append(live, CHAT, b"a", 0, 5, (3, 1)) == Outcome(Kind.STORED, 1)
     standing = await new.fence(1, 9)
     assert standing.rooms == {live: Last(1, 9, (3, 1))}
@@ -330,6 +327,7 @@ async def test_an_older_lease_is_fenced_where_it_has_been_and_by_its_numbers_els
 async def test_epoch_and_mark_outlast_what_has_none(box: Box) -> None:
     async with broker_at(box.path) as worker, broker_at(box.path) as other:
         (room,) = rooms_of(1, 1)
+        await offered(worker)
         await worker.append(room, CHAT, b"a", 0, 5, (3, 1))
         await other.append(room, CHAT, b"b", 1)
         assert await worker.last(room, CHAT) == Last(2, 5, (3, 1))
@@ -354,6 +352,7 @@ async def test_writers_that_are_faster_are_fenced_all_the_same(box: Box, monkeyp
     """Between the fence's reading of the lanes and its own entries."""
     old, new = box.worker(), box.worker()
     rooms = rooms_of(1, 40, "a.b ü%d")
+    await offered(old)
     for room in rooms:
         await old.append(room, CHAT, b"a", 0, 5, (1, 1))
     opening = Writer.open
@@ -421,6 +420,7 @@ async def test_a_fence_outlasts_the_numbering(box: Box) -> None:
 async def test_the_same_append_again_is_stored_once_though_it_was_fenced_meanwhile(box: Box, nats: NatsServer) -> None:
     async with gate_to(nats.port) as gate, broker_at(gate.url, 0.4) as worker, broker_at(box.path) as other:
         (room,) = rooms_of(1, 1)
+        await offered(worker)
         assert await worker.append(room, CHAT, b"a", 0, 5, (1, 0)) == Outcome(Kind.STORED, 1)
         gate.down.clear()
         assert (await worker.append(room, CHAT, b"b", 1, 5, (2, 0))).kind is Kind.UNKNOWN
@@ -485,6 +485,7 @@ async def test_a_takeover_goes_on_where_the_log_stands(box: Box) -> None:
 async def test_a_fence_over_a_thousand_lanes(box: Box) -> None:
     async with broker_at(box.path) as old, broker_at(box.path) as new:
         rooms = rooms_of(1, 1000)
+        await offered(old)
         for first in range(0, 1000, 100):
             await asyncio.gather(*(old.append(room, CHAT, b"x" * 2000, 0, 3, (2, 1)) for room in rooms[first:][:100]))
         before = time.monotonic()

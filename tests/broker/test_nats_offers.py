@@ -3,41 +3,39 @@
 
 import asyncio
 import contextlib
-import os
+import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any, cast
 
 import msgpack
+import msgspec
 import nats as nats_py
 import pytest
 import pytest_asyncio
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from broker.base import Broker, Closed, Full, Kind, Last, Outcome, Unavailable
+from broker.base import CHAT, Broker, Closed, Full, Kind, Last, Outcome, Unavailable
 from broker.nats import NatsBroker
+from broker.nats_entry import End
+from broker.nats_feed import ENDS, Feed, end_of
 from broker.nats_link import Link
-from broker.nats_offers import Feed
-from broker.subjects import offers
+from broker.nats_write import Writer
+from broker.subjects import kv, offers
+from edge import wire
+from edge.owner import Owner
 from tests.broker.boxes import Box, Taken, box_of, until
 from tests.broker.gate import gate_to
 from tests.broker.nats_server import NatsServer, nats_cluster, nats_server
 
-
-def emptied(nats: NatsServer) -> bool:
-    """A server tells that a stream is deleted while its files are still there, and one of the same name that is made
-    then has what was in it (some 1 in 150 times on a busy machine)."""
-    try:
-        return not any("EDGE" in name for name in os.listdir(nats.folder / "store/jetstream/$G/streams"))
-    except FileNotFoundError:
-        return True
+STREAMS = "store/jetstream/$G/streams"
 
 
 @pytest_asyncio.fixture
 async def box(nats: NatsServer) -> AsyncIterator[Box]:
     async with box_of("nats", nats.url) as made:
-        await until(lambda: emptied(nats))
         yield made
 
 
@@ -404,6 +402,7 @@ async def test_what_is_covered_only_grows_and_is_purged(box: Box, monkeypatch: p
 
 async def test_what_is_covered_is_recorded_though_answers_get_lost(box: Box, nats: NatsServer) -> None:
     async with gate_to(nats.port) as gate, broker_at(gate.url, 0.4) as worker, broker_at(box.path) as other:
+        await Offering(other).offer(7)
         await worker.covered(1, 5)
         gate.down.clear()
         with pytest.raises(Unavailable):
@@ -412,6 +411,245 @@ async def test_what_is_covered_is_recorded_though_answers_get_lost(box: Box, nat
         await until(lambda: worker.connected)
         await worker.covered(1, 7)
         assert (await other.fence(1, 1)).after == 7
+
+
+# A server alone that loses its power: the disk has less than was acknowledged.
+
+
+async def keep(server: NatsServer) -> None:
+    """What the disk will have."""
+    server.stop()
+    shutil.copytree(server.folder / "store", server.folder / "older")
+    await asyncio.to_thread(server.start)
+
+
+async def lose(server: NatsServer, what: str) -> None:
+    """All streams lose what has come since, or one of them alone: each is written to the disk in its own time."""
+    server.kill()
+    shutil.rmtree(server.folder / what)
+    (server.folder / what.replace("store", "older", 1)).rename(server.folder / what)
+    await asyncio.to_thread(server.start)
+
+
+LOST = ["store", f"{STREAMS}/EDGE_IN"]
+
+
+@pytest.mark.parametrize("what", LOST)
+async def test_offers_that_are_lost_are_told_of_once_and_what_follows_is_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    with nats_server(tmp_path) as server:
+        async with broker_at(server.url) as reader, broker_at(server.url) as writer:
+            offering, told, idle = Offering(writer), Taken(), Taken()
+            await offering.offer(10)
+            await reader.consume(1, 0, told)
+            await reader.consume(2, 0, idle)
+            await until(lambda: offering.all_in(told))
+            await keep(server)
+            await until(lambda: writer.connected and reader.connected)
+            await offering.offer(30)
+            await until(lambda: offering.all_in(told))
+            assert not told.resets
+            await reader.covered(1, 40)
+            await lose(server, what)
+            offering.stored.clear()
+            await until(lambda: writer.connected)
+            await offering.offer(10)
+            await until(lambda: told.resets)
+            with pytest.raises(Unavailable, match="told by number"):
+                await reader.covered(1, 40)
+            await reader.leave(1)
+            taken, later = Taken(), Taken()
+            standing = await reader.fence(1, 1)
+            await reader.consume(1, standing.after, taken)
+            await offering.offer(10)
+            await until(lambda: offering.all_in(taken))
+            assert [item for item in taken.items if int(item) > 40] == offering.stored
+            await reader.covered(1, taken.offers[-1][0])
+            standing = await writer.fence(1, 2)
+            assert standing.after == taken.offers[-1][0]
+            await writer.consume(1, standing.after, later)
+            await offering.offer(1)
+            await until(lambda: offering.all_in(later))
+            assert later.items == offering.stored[-1:]
+            assert (told.resets, idle.resets, taken.resets, later.resets) == ([1], [], [], [])
+            assert caplog.text.count("shard 1: NATS has lost offers: 40 was given, and its stream ends at") == 1
+
+
+@pytest.mark.parametrize(
+    "replicas, ends, found, asked",
+    [
+        (1, [7], 7, 1),
+        (1, [3], 3, 1),  # nobody else could know better
+        (3, [7], 7, 1),
+        (3, [3, 3, 8], 8, 3),  # one that has lost its office, and then its successor
+        (3, [3] * ENDS, 3, ENDS),
+    ],
+)
+async def test_an_end_that_is_too_early_is_believed_when_it_is_certain(
+    monkeypatch: pytest.MonkeyPatch, replicas: int, ends: list[int], found: int, asked: int
+) -> None:
+    monkeypatch.setattr("broker.nats_feed.ENDS_S", 0.0)
+    left = list(ends)
+
+    class Told:
+        api = "$JS.API"
+
+        async def request(self, subject: str, payload: bytes, timeout_s: float) -> Msg:
+            assert subject == "$JS.API.STREAM.INFO.EDGE_IN"
+            answer = {"config": {"num_replicas": replicas}, "state": {"last_seq": left.pop(0)}}
+            return Msg(Client(), data=msgspec.json.encode(answer))
+
+    assert await end_of(cast(Link, Told()), "EDGE_IN", 7) == found
+    assert len(ends) - len(left) == asked
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_marks_beyond_the_end_are_brought_back_to_where_the_numbers_began_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """However much has come before the next holder looks, and in the log as well: who comes after it may look late. And
+    whatever the one before still writes, between the next one's reading of the lanes and its own entries."""
+    opening = Writer.open
+    with nats_server(tmp_path) as server:
+        async with broker_at(server.url) as old, broker_at(server.url) as new, broker_at(server.url) as third:
+            shards = [old.shard_of(f"r{number}") for number in range(2000)]
+            ahead, sound = [f"r{number}" for number, shard in enumerate(shards) if shard == 1][:2]
+            offering = Offering(old)
+            await offering.offer(10)
+            await old.append(sound, CHAT, b"1 to 4", 0, 1, (5, 0))
+            await keep(server)
+            await until(lambda: old.connected)
+            await offering.offer(30)
+            await old.append(ahead, CHAT, b"1 to 30", 0, 1, (31, 0))
+            await old.covered(1, 3)
+            await lose(server, f"{STREAMS}/EDGE_IN")
+            await until(lambda: old.connected)
+            await offering.offer(5)
+
+            async def open_late(writer: Writer, room: str, *rest: Any) -> End | None:
+                if room == ahead and await old.head(ahead, CHAT) == 1:
+                    await old.append(ahead, CHAT, b"31", 1, 1, (32, 0))
+                return await opening(writer, room, *rest)
+
+            if late:
+                monkeypatch.setattr(Writer, "open", open_late)
+            standing = await new.fence(1, 2)
+            at_end = Last(1 + late, 2, (11, 0))
+            assert standing == (3, {ahead: at_end, sound: Last(1, 2, (5, 0))})
+            assert await new.last(ahead, CHAT) == at_end
+            await offering.offer(30)  # the old mark could be now
+            assert (await third.fence(1, 3)).rooms[ahead] == at_end._replace(epoch=3)
+
+
+@pytest.mark.parametrize("marks", [True, False])
+async def test_a_checkpoint_beyond_the_end_leaves_nothing_out(tmp_path: Path, marks: bool) -> None:
+    """It may be recorded by a holder who does not know yet: so it is the marks that count."""
+    with nats_server(tmp_path) as server:
+        async with broker_at(server.url) as old, broker_at(server.url) as new:
+            room = next(f"r{number}" for number in range(2000) if old.shard_of(f"r{number}") == 1)
+            offering, taken = Offering(old), Taken()
+            await offering.offer(10)
+            await keep(server)
+            await until(lambda: old.connected)
+            await offering.offer(30)
+            await old.append(room, CHAT, b"all", 0, 1, (41, 0) if marks else (5, 0))
+            await lose(server, f"{STREAMS}/EDGE_IN")
+            await until(lambda: old.connected)
+            await offering.offer(5)
+            async with client_at(server.url) as client:
+                await client.publish(kv("EDGE", "covered.1"), b"40")
+                await client.flush()
+            standing = await new.fence(1, 2)
+            assert standing.rooms[room].mark == ((11, 0) if marks else (5, 0))
+            await new.consume(1, standing.after, taken)
+            await until(lambda: offering.all_in(taken))
+            assert [n for n, _ in taken.offers] == list(range(1, 16))
+            assert (await old.fence(1, 3)).after == 0  # written so
+
+
+@contextlib.asynccontextmanager
+async def owner(broker: Broker) -> AsyncIterator[Owner]:
+    tasks: set[asyncio.Task[Any]] = set()
+
+    def spawn(work: Any) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        return task
+
+    made = Owner(broker, 5, (0, 1), True, spawn)
+    await made.start(True)
+    try:
+        yield made
+    finally:
+        await made.stop()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Said:
+    """Comments of a room, and what its log shows of them."""
+
+    def __init__(self, worker: Broker) -> None:
+        self.worker = worker
+        self.count = 0
+
+    async def say(self, many: int) -> list[str]:
+        """Those that are stored."""
+        stored = []
+        while len(stored) < many:
+            self.count += 1
+            name = f"n{self.count}"
+            item = wire.item("match", wire.comment(name, {"id": "ann", "name": "ann"}, name, 1))
+            try:
+                if await self.worker.offer(self.worker.shard_of("match"), [item]) is Kind.STORED:
+                    stored.append(name)
+            except Unavailable:
+                await asyncio.sleep(0.005)
+        return stored
+
+    async def shows(self, names: list[str]) -> None:
+        """In their order, each once."""
+
+        async def shown() -> bool:
+            with contextlib.suppress(Unavailable):
+                batches = [msgspec.msgpack.decode(data) for _, data in await self.worker.tail("match", CHAT, 0)]
+                found = [comment["id"] for batch in batches for comment in batch["m"] if comment["id"] in names]
+                assert len(found) == len(set(found))
+                return found == names
+            return False
+
+        await until_so(shown, 8.0)
+
+
+@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize("what", LOST)
+async def test_an_owner_whose_offers_are_lost_goes_on_and_so_does_a_new_one(
+    tmp_path: Path, what: str, live: bool
+) -> None:
+    with nats_server(tmp_path) as server:
+        url = f"{server.url}?shards=2&lease=3"
+        async with contextlib.AsyncExitStack() as box:
+            one, two, authors = [await box.enter_async_context(broker_at(url)) for _ in range(3)]
+            said = Said(authors)
+            owning = contextlib.AsyncExitStack()
+            await owning.enter_async_context(owner(one))
+            box.push_async_callback(owning.aclose)
+            await said.shows(await said.say(10))
+            await keep(server)
+            await said.shows(await said.say(50))
+            if not live:
+                await owning.aclose()
+            await lose(server, what)
+            early = await said.say(5)  # at once: nobody may know yet
+            if live:
+                await said.shows(early)
+                await said.shows(await said.say(5))
+                await owning.aclose()
+            async with owner(two):
+                await said.shows(early + await said.say(5))
 
 
 async def test_closing_ends_what_is_under_way(box: Box, nats: NatsServer) -> None:

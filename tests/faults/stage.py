@@ -12,6 +12,7 @@ from typing import Any
 
 import msgpack
 import nats
+from nats.js.api import AckPolicy, ConsumerConfig
 
 from broker.nats_entry import unpack
 from broker.subjects import ROOM_NAME, room_of
@@ -132,7 +133,9 @@ class Stage:
         born: dict[tuple[str, str], int] = {}
         try:
             left = (await client.jetstream().stream_info("EDGE_LOG")).state.messages
-            reader = await client.jetstream().pull_subscribe("edge.log.>")
+            # Nothing is acknowledged, and with the default policy a server gives no more than 1,000 so.
+            unacknowledged = ConsumerConfig(ack_policy=AckPolicy.NONE)
+            reader = await client.jetstream().pull_subscribe("edge.log.>", config=unacknowledged)
             while left:
                 for msg in await reader.fetch(16, 5):
                     left = msg.metadata.num_pending

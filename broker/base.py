@@ -248,9 +248,10 @@ class Broker(Protocol):
         """How the lane ends. Sees what `head` sees. Raises Unavailable."""
         ...
 
-    async def tail(self, room: str, lane: int, after: int) -> list[Entry]:
-        """The batches numbered above `after` that are still kept, oldest first, contiguous up to the head. Sees what
-        `head` sees. Readers of the same room share a read. Raises Unavailable."""
+    async def tail(self, room: str, lane: int, after: int, most: int = 0) -> list[Entry]:
+        """The batches numbered above `after` that are still kept, oldest first, contiguous up to the head: at least
+        TAIL_BYTES of them, and up to `most` bytes where that is more and the broker keeps so many. Sees what `head`
+        sees. Readers of the same room share a read. Raises Unavailable."""
         ...
 
     async def offer(self, shard: int, items: Sequence[bytes]) -> Kind:

@@ -139,7 +139,7 @@ class LocalBroker:
         head, epoch, mark = await self._way.read(list, envelope.LAST, room, lane)
         return Last(head, epoch, (mark[0], mark[1]))
 
-    async def tail(self, room: str, lane: int, after: int) -> list[Entry]:
+    async def tail(self, room: str, lane: int, after: int, most: int = 0) -> list[Entry]:
         check_lane(lane)
         return entries((await self._way.read(list, envelope.TAIL, room, lane, after))[0])
 

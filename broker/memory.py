@@ -79,7 +79,7 @@ class MemoryBroker:
         self._check()
         return self.store.last(room, lane)
 
-    async def tail(self, room: str, lane: int, after: int) -> list[Entry]:
+    async def tail(self, room: str, lane: int, after: int, most: int = 0) -> list[Entry]:
         self._check()
         return self.store.after(room, lane, after)
 

@@ -146,10 +146,10 @@ class NatsBroker:
         end = seen.ends[lane]
         return Last(end.number, end.epoch, end.mark)
 
-    async def tail(self, room: str, lane: int, after: int) -> list[Entry]:
+    async def tail(self, room: str, lane: int, after: int, most: int = 0) -> list[Entry]:
         check_lane(lane)
         self._open()
-        return await self.way.read(lambda: self.reader.tail(room, lane, after), self.way.deadline())
+        return await self.way.read(lambda: self.reader.tail(room, lane, after, most), self.way.deadline())
 
     async def offer(self, shard: int, items: Sequence[bytes]) -> Kind:
         check_offer(shard, self.reader.shards, items)

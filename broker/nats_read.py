@@ -167,12 +167,12 @@ class Reader:
         found: Seen = await self._shared(room, ("look",), lambda: self._look(room))
         return found
 
-    async def tail(self, room: str, lane: int, after: int) -> list[Entry]:
+    async def tail(self, room: str, lane: int, after: int, most: int = 0) -> list[Entry]:
         async def read() -> list[Entry]:
             seen = await self._look(room)
-            return await self._batches(self._stream(room), seen, lane, after)
+            return await self._batches(self._stream(room), seen, lane, after, most)
 
-        found: list[Entry] = await self._shared(room, ("tail", lane, after), read)
+        found: list[Entry] = await self._shared(room, ("tail", lane, after, most), read)
         return found
 
     async def room(self, room: str, after: tuple[int, int] = (0, 0)) -> tuple[Seen, Tail]:
@@ -260,10 +260,10 @@ class Reader:
     def _stream(self, room: str) -> str:
         return self.streams.log(shard_of(room, self.shards))
 
-    async def _batches(self, stream: str, seen: Seen, lane: int, after: int) -> list[Entry]:
+    async def _batches(self, stream: str, seen: Seen, lane: int, after: int, most: int = 0) -> list[Entry]:
         """The newest batches above `after`, within a tail's bounds, oldest first, contiguous up to the end."""
         end, newest = seen.ends[lane], seen.newest[lane]
-        left, chain, number = TAIL_BYTES[lane], end.chain, end.number
+        left, chain, number = max(TAIL_BYTES[lane], most), end.chain, end.number
         found: list[Entry] = []
         while chain:
             wanted: list[Place] = []

@@ -13,7 +13,7 @@ import msgspec
 
 from broker.base import CHAT, Broker, BrokerError, Kind, Lease, Outcome
 from edge.rooms.balance import Loads, plan
-from edge.rooms.shard import OwnedRoom, OwnedShard, Report
+from edge.rooms.shard import SAME_S, OwnedRoom, OwnedShard, Report
 
 log = logging.getLogger("edge.owner")
 
@@ -24,7 +24,8 @@ RENEW = 1 / 5  # of a lease's TTL
 COVER_S = 1.0
 AGAIN_S = 0.05  # before the same append is tried again
 TAKING = 16  # shards that are being taken at once
-PRIMED = 32  # batches that are read before a room's first one, for what has been said twice over a change of owner
+PRIMED = 64  # batches that are read before a room's first one, for what is said twice over a change of owner; or more
+PRIMED_BYTES = 4 * 1024 * 1024
 IDLE_S = 60.0
 SMOOTH = 0.2  # of a new measurement of load in what is told
 
@@ -349,13 +350,24 @@ class Owner:
                 head, mark = room.head, room.mark
                 if head < 0:  # not told of when the shard was taken: new, or one of very many
                     head, _, mark = await self._broker.last(room.name, CHAT)
-                entries = await self._broker.tail(room.name, CHAT, max(0, head - PRIMED)) if head else []
-                room.prime(head, mark, [data for _, data in entries])
+                await self._remember(room, head, mark)
                 return True
             except BrokerError as error:
                 log.debug("room %s can't be read yet: %s", room.name, error)
                 await asyncio.sleep(AGAIN_S)
         return False
+
+    async def _remember(self, room: OwnedRoom, head: int, mark: tuple[int, int]) -> None:
+        """What has been said in the last minute, as far as the log shows it: a quiet room needs one look, a busy one
+        goes on with twice as many batches."""
+        count = PRIMED
+        while True:
+            entries = await self._broker.tail(room.name, CHAT, max(0, head - count), PRIMED_BYTES) if head else []
+            oldest_ms = room.prime(head, mark, [data for _, data in entries])
+            if len(entries) < count or time.time() - oldest_ms / 1000 > SAME_S:
+                room.primed = True
+                return
+            count *= 2
 
     def metrics(self) -> dict[str, int]:
         self.figures["owner_shards"] = len(self._held)

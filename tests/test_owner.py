@@ -1,6 +1,7 @@
 """The owner's side of a worker, on brokers in this process: whatever happens, each offer is covered by one batch."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -110,6 +111,21 @@ async def test_one_who_comes_after_goes_on_where_the_log_stands() -> None:
         await second.offer(shard, [item("a"), item("d")])
         await until_async(lambda: shown(store) == ["a", "b", "c", "d"])
     assert [batch["id"] for batch in log_of(store)] == [f"c{n + 1}" for n in range(len(log_of(store)))]
+
+
+async def test_what_was_said_a_minute_ago_is_known_after_a_change_of_owner_however_much_came_since() -> None:
+    store = Store()
+    broker = MemoryBroker(store)
+    now_ms = time.time_ns() // 1_000_000
+    for n in range(400):
+        comments = [msgspec.msgpack.decode(wire.decode_item(item(f"old{n}")).comment)]
+        data = msgspec.msgpack.encode(wire.batch(n + 1, now_ms - 30_000 + n, comments))
+        assert store.append(ROOM, CHAT, data, n)[0] is Kind.STORED
+    async with owner(broker):
+        await broker.offer(broker.shard_of(ROOM), [item("old3"), item("old399"), item("new")])
+        await until_async(lambda: shown(store)[-1] == "new")
+        assert len(log_of(store)) == 401
+        assert [comment["id"] for comment in log_of(store)[-1]["m"]] == ["new"]
 
 
 class Terse(MemoryBroker):

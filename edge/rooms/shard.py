@@ -10,6 +10,8 @@ from edge.rooms.pace import Pace
 from edge.rooms.window import Place, Taken, Window
 
 UNKNOWN = (-1, (0, 0))
+SAME_S = 60.0
+"""A comment that its author sends again within this is the same one."""
 PRESENCE_S = 15.0  # how long a worker's count of viewers holds: each says again within this
 
 
@@ -34,18 +36,20 @@ class OwnedRoom:
         self.pace = Pace(quick_s)
         self.viewers: dict[str, tuple[float, int]] = {}  # by worker: when it said so, and how many it has
 
-    def prime(self, head: int, mark: Place, batches: list[bytes]) -> None:
-        """Where the log ends, and its newest batches, whoever wrote them."""
+    def prime(self, head: int, mark: Place, batches: list[bytes]) -> int:
+        """Where the log ends, and its newest batches, whoever wrote them, oldest first; when the oldest was made."""
         self.head, self.mark = head, mark
         self.window.covered(mark)
+        oldest = 0
         for data in batches:
             try:
                 found = _decode(data)
             except msgspec.DecodeError:
                 continue
             self.ts = max(self.ts, found.ts)
+            oldest = oldest or found.ts
             self.window.known(comment.id for comment in found.m)
-        self.primed = True
+        return oldest
 
     def batch(self, taken: Taken, now: float, now_ms: int) -> bytes:
         """What follows on the head. `ts` never goes back, whatever the clocks do."""
@@ -77,6 +81,7 @@ class OwnedShard:
         self.seen = after  # the last offer that was given
         self.taken = 0  # comments
         self.bad = 0
+        self._aged = float("-inf")
         self._quick_s = quick_s
         self._standing = dict(rooms)
         self.rooms: dict[str, OwnedRoom] = {}
@@ -113,7 +118,12 @@ class OwnedShard:
         return min([self.seen, *lows])
 
     def sleep(self, now: float, idle_s: float) -> None:
-        """Rooms in which nothing has been said for a while need no more than where their log ends."""
+        """Rooms in which nothing has been said for a while need no more than where their log ends; what was said more
+        than a minute ago may be said again."""
+        if now - self._aged > SAME_S:
+            self._aged = now
+            for room in self.rooms.values():
+                room.window.age()
         for name, room in list(self.rooms.items()):
             if not room.busy and not room.window and not room.count(now) and room.pace.idle(now, idle_s):
                 del self.rooms[name]

@@ -5,7 +5,6 @@
 # A comment's place is (offer, item). A batch covers all places up to its mark: what it shows of them, and what it only
 # counts in `of`. So whoever goes on after it knows exactly what is left.
 import random
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -15,7 +14,8 @@ BATCH_BYTES = 32 * 1024 - 256  # as JSON; the rest is for what is around the com
 BATCH_COMMENTS = 200
 CARRIED = 5 * BATCH_COMMENTS
 """That wait at most. A burst is shown over the next few batches; of more than that, a fair sample is."""
-RECENT = 4096
+RECENT = 32_768
+"""Comments of a room that are known again, twice over, if they are no older than two calls of `age`."""
 
 Place = tuple[int, int]
 
@@ -48,7 +48,8 @@ class Window:
         self._first: Place | None = None  # nothing from here on is covered; None: all is
         self._end: Place = (0, 0)  # everything below has been seen
         self._under_way: list[_Waiting] = []
-        self._recent: OrderedDict[str, None] = OrderedDict()
+        self._recent: set[str] = set()
+        self._older: set[str] = set()  # what `_recent` was
         self._chance = chance
         self.left_out = 0  # in all
 
@@ -72,7 +73,7 @@ class Window:
     def add(self, place: Place, id_: str, comment: msgspec.Raw, size: int) -> bool:
         """False for one that has been said already: whoever sends a comment again does not say it twice."""
         self._end = (place[0], place[1] + 1)
-        if id_ in self._recent or id_ in self._ids:
+        if id_ in self._recent or id_ in self._ids or id_ in self._older:
             return False
         if self._first is None:
             self._first = place
@@ -82,6 +83,7 @@ class Window:
             chosen = int(self._chance() * self._seen)  # every one so far has the same chance to be shown
             if chosen >= len(self._waiting):
                 self._after += 1
+                self._remember(id_)  # it is accounted for all the same
                 return True
             self._leave_out(chosen)
         self._waiting.append(_Waiting(id_, comment, size, place, self._after))
@@ -92,6 +94,7 @@ class Window:
     def _leave_out(self, index: int) -> None:
         gone = self._waiting.pop(index)
         self._ids.discard(gone.id)
+        self._remember(gone.id)
         if index < len(self._waiting):
             self._waiting[index].before += gone.before + 1
         else:
@@ -154,7 +157,11 @@ class Window:
         self._under_way = []
         self._first = taken.mark if self else None
 
+    def age(self) -> None:
+        """To be called once a minute: what was said before the last call is forgotten."""
+        self._older, self._recent = self._recent, set()
+
     def _remember(self, id_: str) -> None:
-        self._recent[id_] = None
-        if len(self._recent) > RECENT:
-            self._recent.popitem(last=False)
+        if len(self._recent) >= RECENT:
+            self.age()
+        self._recent.add(id_)

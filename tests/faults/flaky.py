@@ -117,7 +117,7 @@ class FlakyBroker(MemoryBroker):
         await self.way()
         await super().covered(shard, seq)
 
-    async def tail(self, room: str, lane: int, after: int) -> Any:
+    async def tail(self, room: str, lane: int, after: int, most: int = 0) -> Any:
         await self.way()
         return await super().tail(room, lane, after)
 

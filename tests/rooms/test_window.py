@@ -119,12 +119,33 @@ def test_a_flood_is_sampled_fairly_and_says_so() -> None:
 
 def test_memory_of_what_was_said_is_bounded() -> None:
     window = Window()
-    for offer in range(RECENT + 50):
-        say(window, offer, [str(offer)])
+    for offer in range(0, 3 * RECENT, 100):
+        say(window, offer, [str(n) for n in range(offer, offer + 100)])
         drain(window)
-    assert len(window._recent) == RECENT
-    say(window, 10**6, ["0"])
-    assert len(drain(window)) == 1  # so long ago that it is new
+    assert RECENT <= len(window._recent) + len(window._older) <= 2 * RECENT
+    say(window, 10**6, [str(2 * RECENT), "0"])
+    assert [shown(taken) for taken in drain(window)] == [["0"]]  # so long ago that it is new
+
+
+def test_what_was_said_is_known_for_a_minute_or_two() -> None:
+    window = Window()
+    say(window, 1, ["a"])
+    drain(window)
+    window.age()
+    say(window, 2, ["a", "b"])
+    assert [shown(taken) for taken in drain(window)] == [["b"]]
+    window.age()
+    say(window, 3, ["a", "b"])
+    assert [shown(taken) for taken in drain(window)] == [["a"]]
+
+
+def test_what_was_left_out_is_not_counted_again() -> None:
+    window = Window()
+    names = [str(n) for n in range(3 * CARRIED)]
+    for start in range(0, len(names), 100):
+        say(window, start, names[start : start + 100])
+    say(window, 10**6, names)
+    assert sum(taken.of for taken in drain(window)) == len(names)
 
 
 @settings(max_examples=60, deadline=None)

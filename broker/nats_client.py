@@ -53,6 +53,12 @@ class Connection(Client):
         if self.is_connected:
             self.logging_in = False
 
+    async def _process_pong(self) -> None:
+        """One that nobody waits for any more: the answer to it would end the connection."""
+        if self._pongs and self._pongs[0].done():
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
+
     async def _close(self, status: int, do_cbs: bool = True) -> None:
         """Whatever has not been sent is not sent any more, and nothing is waited for: where TLS was begun and broken
         off, nobody would ever say that the connection has closed."""

@@ -524,6 +524,21 @@ async def test_the_configuration_for_a_server_works_and_lets_nobody_forge_batche
         server.kill()
 
 
+async def test_a_flush_that_is_given_up_does_not_end_the_connection(box: Box, nats: NatsServer) -> None:
+    async with gate_to(nats.port) as gate, broker_at(gate.url) as worker:
+        await fill(worker, "r", CHAT, [b"a"])
+        link = worker.way.links[MUST]
+        gate.down.clear()
+        flushing = asyncio.create_task(link.flush())
+        await until(lambda: link._client is not None and link._client._pongs)
+        flushing.cancel()
+        await asyncio.wait([flushing])
+        gate.down.set()
+        await link.flush()
+        assert link.connects == 1
+        assert worker.connected
+
+
 async def test_closing_ends_what_is_under_way(box: Box, nats: NatsServer) -> None:
     async with gate_to(nats.port) as gate, broker_at(gate.url) as worker:
         await fill(worker, "r", CHAT, [b"a"])

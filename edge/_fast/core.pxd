@@ -153,6 +153,9 @@ ctypedef struct Core:
     uint8_t* pongs              # the answers to the pings of one read
     uint32_t pongs_n
     char origin[ORIGIN_MAX]     # Access-Control-Allow-Origin
+    uint64_t token_warn_ms      # before a token ends its viewer is told
+    uint64_t token_least_ms     # and so long after it the stream ends, somewhere between the two
+    uint64_t token_most_ms      # 0: streams outlive their tokens
     int epfd
 
 cdef enum:

@@ -23,7 +23,7 @@ cdef int core_init(Core* k, uint32_t cap, uint32_t rooms, uint64_t seed) noexcep
         return -1
     if table_init(&k.table, cap, k.now) < 0 or rooms_init(&k.rooms, rooms, seed) < 0:
         return -1
-    return registry_init(&k.registry, seed) or peers_init(&k.peers, cap, seed)
+    return registry_init(&k.registry, seed, k.now) or peers_init(&k.peers, cap, seed)
 
 
 cdef void core_free(Core* k) noexcept nogil:

@@ -12,5 +12,9 @@ cdef void farewell_slow(Core* k, uint32_t slot, uint64_t* cause) noexcept nogil
 # The same for a blocked socket that can be written again and lacks what the must lane has no more of: it is seen
 # through.
 cdef void farewell_behind(Core* k, uint32_t slot) noexcept nogil
+# A stream is told that its token ends so soon. For whom too many replies wait it is dropped.
+cdef void farewell_warn(Core* k, uint32_t slot, uint32_t in_ms) noexcept nogil
+# The token of a stream has ended for good: 1008, or an event that says so and the end.
+cdef void farewell_token(Core* k, uint32_t slot) noexcept nogil
 # A socket that is closing: what waits goes out, our side is shut, what comes in is thrown away.
 cdef void farewell_step(Core* k, uint32_t slot) noexcept nogil

@@ -1,13 +1,14 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
 from libc.stdint cimport uint8_t
 from libc.stdio cimport snprintf
+from libc.string cimport strlen
 
 from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_CLOSE_SENT, FLAG_KEEP, FLAG_RESET, FLAG_SHUT, KIND_CLOSING, KIND_DEAD,
                               KIND_POLL, KIND_SSE, KIND_WS, Conn, Io, conn_unblock)
-from edge._fast.const cimport LANE_MUST
+from edge._fast.const cimport ENC_SSE, LANE_MUST
 from edge._fast.core cimport core_close, core_kill, core_random, core_ready, core_room
 from edge._fast.http cimport http_refusal
-from edge._fast.out cimport OUT_CLEAR, OUT_DEAD, out_flush, out_reply, out_small
+from edge._fast.out cimport OUT_CLEAR, OUT_DEAD, OUT_MORE, out_flush, out_reply, out_small, out_tell
 from edge._fast.poll cimport poll_empty
 from edge._fast.sse cimport Vector, sse_id
 from edge._fast.sys cimport EAGAIN, MSG_DONTWAIT, MSG_NOSIGNAL, NONE, SHUT_WR, errno, memcpy, recv, send, shutdown
@@ -116,6 +117,31 @@ cdef void farewell_behind(Core* k, uint32_t slot) noexcept nogil:
     conn_unblock(&k.table, c)
     k.count.closed_behind += 1
     core_close(k, slot)
+
+
+cdef void farewell_warn(Core* k, uint32_t slot, uint32_t in_ms) noexcept nogil:
+    cdef uint8_t out[192]
+    cdef uint8_t json[64]
+    cdef uint8_t pack[32]
+    cdef int i
+    cdef size_t n = <size_t>snprintf(<char*>json, sizeof(json),
+                                     b"{\"t\":\"state\",\"auth\":\"ends\",\"in_ms\":%u}", in_ms)
+    memcpy(pack, b"\x83\xa1t\xa5state\xa4auth\xa4ends\xa5in_ms\xce", 26)
+    for i in range(4):
+        pack[26 + i] = <uint8_t>(in_ms >> (24 - 8 * i))
+    n = out_small(k.table.conns[slot].enc, out, json, n, pack, 30, "state")
+    if out_tell(k, slot, out, n) == OUT_MORE:
+        core_ready(k, slot)
+
+
+cdef void farewell_token(Core* k, uint32_t slot) noexcept nogil:
+    cdef uint8_t out[192]
+    cdef const char* json = b"{\"t\":\"error\",\"error\":\"unauthorized\",\"message\":\"the token has ended\"}"
+    if k.table.conns[slot].kind == KIND_SSE:
+        if out_reply(k, slot, out, out_small(ENC_SSE, out, <const uint8_t*>json, strlen(json), NULL, 0,
+                                             "error")) == OUT_DEAD:
+            return
+    farewell_close(k, slot, 1008, b"the token has ended", &k.count.closed_server)
 
 
 cdef void farewell_step(Core* k, uint32_t slot) noexcept nogil:

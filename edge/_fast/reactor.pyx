@@ -19,11 +19,11 @@ from edge._fast.farewell cimport farewell_close, farewell_refuse, farewell_slow
 from edge._fast.frame import encode_message
 from edge._fast.log cimport Log, log_append, log_back
 from edge._fast.out cimport OUT_DEAD, out_gap, out_message, out_reply
-from edge._fast.registry cimport Ident, User, registry_add, registry_find, registry_renew
+from edge._fast.registry cimport Ident, User, expiry_waits, registry_add, registry_find, registry_renew
 from edge._fast.room cimport (Room, members_next, room_drop, room_find, room_job, room_open, room_use, rooms_job,
                               rooms_shed)
 from edge._fast.sys cimport EPOLL_CTL_DEL, NONE, close, epoll_ctl, mem_free, memcpy, memset, now_ns, timer_open
-from edge._fast.turn cimport SPECIAL, SPECIAL_TIMER, turn, turn_watch
+from edge._fast.turn cimport SPECIAL, SPECIAL_TIMER, turn, turn_token, turn_watch
 from edge._fast.utf8 cimport utf8_done, utf8_feed
 from edge._fast.ws cimport ws_head
 
@@ -90,6 +90,15 @@ cdef class Engine:
         opt["tick_ns"] = opt.pop("tick_us") * 1000
         self.k.opt = opt
 
+    def tokens_end(self, uint64_t warn_ms, uint64_t least_ms, uint64_t most_ms) -> None:
+        """Streams that join from now on end with their tokens: told so warn_ms before, closed from least_ms to most_ms
+        after, each at a time of its own. Without it, or with most_ms 0, streams outlive their tokens."""
+        if not least_ms <= most_ms <= 1 << 31 or warn_ms > 1 << 31:
+            raise ValueError("a token's times are at most 24 days, and the least is no more than the most")
+        self.k.token_warn_ms = warn_ms
+        self.k.token_least_ms = least_ms
+        self.k.token_most_ms = most_ms
+
     def fileno(self) -> int:
         return self.k.epfd
 
@@ -154,7 +163,9 @@ cdef class Engine:
                 break
         if self.k.rooms.held > self.k.opt.budget_bytes:
             self.shed()         # also what viewers who join had encoded for them
-        return self.k.ready_n > 0 or fanout_pending(&self.k) or timer_waits(&self.k.table, began)
+        if fanout_pending(&self.k) or expiry_waits(&self.k.registry, began):
+            return True
+        return self.k.ready_n > 0 or timer_waits(&self.k.table, began)
 
     cdef void sweep(self, uint64_t until) noexcept nogil:
         cdef uint64_t slice_ns = self.k.opt.slice_ns
@@ -365,6 +376,7 @@ cdef class Engine:
         mem_free(self.k.table.ios[c.io].join, sizeof(Join))
         self.k.table.ios[c.io].join = NULL
         door_join(&self.k, slot, &j, r)
+        turn_token(&self.k, slot)
         core_ready(&self.k, slot)
         return True
 
@@ -480,11 +492,20 @@ cdef class Engine:
         self.room_close(name)
 
     def renew(self, uint64_t id, bytes claims, uint32_t expires) -> bool:
-        """Other claims for the user of this socket. False: it is anonymous, or gone, or there is no memory."""
+        """Other claims for the user of this stream, and another end. False: it is anonymous, or on its way out or
+        gone, or there is no memory."""
         cdef uint32_t slot = self.find(id)
-        if slot == NONE or self.k.table.conns[slot].ident == NONE:
+        cdef Conn* c
+        if slot == NONE:
             return False
-        return registry_renew(&self.k.registry, self.k.table.conns[slot].ident, claims, len(claims), expires) == 0
+        c = &self.k.table.conns[slot]
+        if c.ident == NONE or (c.kind != KIND_WS and c.kind != KIND_SSE):
+            return False
+        if registry_renew(&self.k.registry, c.ident, claims, len(claims), expires) < 0:
+            return False
+        self.k.now = now_ns()
+        turn_token(&self.k, slot)
+        return True
 
     def visible(self, uint64_t id, bint on) -> bool:
         """A hidden tab gets no chat; when it comes back it gets the recent comments, or a gap and those."""

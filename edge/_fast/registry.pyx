@@ -4,11 +4,13 @@ from edge._fast.sys cimport (NONE, map_alloc, map_free, mem_alloc, mem_free, mem
                              slots_init, slots_take)
 
 
-cdef int registry_init(Registry* r, uint64_t seed) noexcept nogil:
+cdef int registry_init(Registry* r, uint64_t seed, uint64_t now) noexcept nogil:
     memset(r, 0, sizeof(Registry))
+    r.start_ns = now
     r.idents = <Ident*>map_alloc(<size_t>REGISTRY_MAX * sizeof(Ident))
     r.users = <User*>map_alloc(<size_t>REGISTRY_MAX * sizeof(User))
-    if r.idents == NULL or r.users == NULL or names_init(&r.names, seed) < 0:
+    r.wheel = <uint32_t*>map_alloc(EXPIRY_BUCKETS * sizeof(uint32_t))
+    if r.idents == NULL or r.users == NULL or r.wheel == NULL or names_init(&r.names, seed) < 0:
         return -1
     return -1 if slots_init(&r.ident_slots, REGISTRY_MAX) < 0 or slots_init(&r.user_slots, REGISTRY_MAX) < 0 else 0
 
@@ -19,8 +21,11 @@ cdef void registry_free(Registry* r) noexcept nogil:
     map_free(r.users, <size_t>REGISTRY_MAX * sizeof(User))
     slots_free(&r.ident_slots)
     slots_free(&r.user_slots)
+    map_free(r.wheel, EXPIRY_BUCKETS * sizeof(uint32_t))
     r.idents = NULL
     r.users = NULL
+    r.wheel = NULL
+    r.armed = 0
 
 
 cdef uint32_t registry_user(Registry* r, const uint8_t* name, size_t n) noexcept nogil:
@@ -79,6 +84,8 @@ cdef uint32_t registry_add(Registry* r, uint32_t slot, const uint8_t* name, size
     i.user = user
     i.slot = slot
     i.expires = expires
+    i.bucket = EXPIRY_NONE
+    i.warned = 0
     i.prev = NONE
     i.next = u.first
     if u.first != NONE:
@@ -99,12 +106,14 @@ cdef int registry_renew(Registry* r, uint32_t ident, const uint8_t* claims, size
     i.claims = fresh
     i.claims_len = <uint32_t>m
     i.expires = expires
+    i.warned = 0
     return 0
 
 
 cdef void registry_remove(Registry* r, uint32_t ident) noexcept nogil:
     cdef Ident* i = &r.idents[ident]
     cdef User* u = &r.users[i.user]
+    expiry_stop(r, ident)
     if i.prev != NONE:
         r.idents[i.prev].next = i.next
     else:
@@ -124,13 +133,75 @@ cdef User* registry_find(Registry* r, const uint8_t* name, size_t n) noexcept no
     return &r.users[index] if index != NONE else NULL
 
 
+cdef void expiry_put(Registry* r, uint32_t ident) noexcept nogil:
+    # As far as a round reaches; what is due behind that is moved on when the wheel has come there.
+    cdef Ident* i = &r.idents[ident]
+    i.bucket = <uint16_t>(min(<uint64_t>i.due, r.wheel_at + <uint64_t>EXPIRY_BUCKETS - 1) % <uint64_t>EXPIRY_BUCKETS)
+    i.wheel_prev = NONE
+    i.wheel_next = r.wheel[i.bucket] - 1        # 0, nobody, becomes NONE
+    if i.wheel_next != NONE:
+        r.idents[i.wheel_next].wheel_prev = ident
+    r.wheel[i.bucket] = ident + 1
+    r.armed += 1
+
+
+cdef void expiry_set(Registry* r, uint32_t ident, uint64_t now, uint64_t in_ms) noexcept nogil:
+    cdef uint64_t step = expiry_step(r, now)
+    expiry_stop(r, ident)
+    if r.armed == 0:
+        r.wheel_at = step               # nobody was waiting: the wheel has stood still
+    # Rounded up, and behind the bucket that is being emptied: the walk of this turn does not meet it again.
+    step = max(step, r.wheel_at) + (in_ms + EXPIRY_MS - 1) // <uint64_t>EXPIRY_MS + 1
+    r.idents[ident].due = <uint32_t>min(step, <uint64_t>0xFFFFFFFF)
+    expiry_put(r, ident)
+
+
+cdef void expiry_stop(Registry* r, uint32_t ident) noexcept nogil:
+    cdef Ident* i = &r.idents[ident]
+    if i.bucket == EXPIRY_NONE:
+        return
+    if i.wheel_prev != NONE:
+        r.idents[i.wheel_prev].wheel_next = i.wheel_next
+    else:
+        r.wheel[i.bucket] = i.wheel_next + 1
+    if i.wheel_next != NONE:
+        r.idents[i.wheel_next].wheel_prev = i.wheel_prev
+    i.bucket = EXPIRY_NONE
+    r.armed -= 1
+
+
+cdef int expiry_due(Registry* r, uint64_t now, uint32_t* ident) noexcept nogil:
+    cdef uint64_t at = expiry_step(r, now)
+    cdef uint32_t first
+    if r.armed == 0:
+        return EXPIRY_IDLE
+    if at > r.wheel_at + <uint64_t>EXPIRY_BUCKETS:      # the process stood still: once round finds everybody
+        r.wheel_at = at - <uint64_t>EXPIRY_BUCKETS
+    while True:
+        first = r.wheel[r.wheel_at % <uint64_t>EXPIRY_BUCKETS]
+        if first != 0:
+            ident[0] = first - 1
+            expiry_stop(r, first - 1)
+            if r.idents[first - 1].due <= at:
+                return EXPIRY_DUE
+            expiry_put(r, first - 1)
+            return EXPIRY_MOVED
+        if r.wheel_at >= at:
+            return EXPIRY_IDLE
+        r.wheel_at += 1
+
+
 # ---- for tests ----
+
+IDENT_SIZE = sizeof(Ident)
+ROUND_MS = EXPIRY_BUCKETS * EXPIRY_MS
+
 
 cdef class RegistryProbe:
     cdef Registry r
 
     def __cinit__(self, uint64_t seed):
-        if registry_init(&self.r, seed) < 0:
+        if registry_init(&self.r, seed, 0) < 0:
             registry_free(&self.r)
             raise MemoryError
 
@@ -161,3 +232,24 @@ cdef class RegistryProbe:
 
     def users(self):
         return self.r.names.count
+
+    def set(self, uint32_t ident, uint64_t now_ms, uint64_t in_ms):
+        expiry_set(&self.r, ident, now_ms * 1000000, in_ms)
+
+    def stop(self, uint32_t ident):
+        expiry_stop(&self.r, ident)
+
+    def waits(self, uint64_t now_ms):
+        return expiry_waits(&self.r, now_ms * 1000000)
+
+    def due(self, uint64_t now_ms, uint32_t most=0xFFFFFFFF):
+        """The idents whose time has come, each taken out, and the steps that it took; at most so many."""
+        cdef uint32_t ident, steps = 0
+        cdef int what = EXPIRY_MOVED
+        idents = []
+        while what != EXPIRY_IDLE and steps < most:
+            what = expiry_due(&self.r, now_ms * 1000000, &ident)
+            steps += what != EXPIRY_IDLE
+            if what == EXPIRY_DUE:
+                idents.append(ident)
+        return idents, steps

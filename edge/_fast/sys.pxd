@@ -85,6 +85,7 @@ cdef void mem_free(void* p, size_t n) noexcept nogil
 cdef void* map_alloc(size_t n) noexcept nogil           # zeroed: a page costs memory when it is first written
 cdef void map_free(void* p, size_t n) noexcept nogil
 cdef uint64_t now_ns() noexcept nogil                   # CLOCK_MONOTONIC
+cdef uint64_t wall_ms() noexcept nogil                  # CLOCK_REALTIME: may be set, forward and back
 cdef int timer_open(int every_ms) noexcept nogil        # a timerfd
 cdef uint64_t hash_bytes(const void* p, size_t n, uint64_t seed) noexcept nogil
 

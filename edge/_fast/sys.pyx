@@ -11,7 +11,7 @@ cdef extern from "<time.h>" nogil:
     struct timespec:
         int64_t tv_sec
         int64_t tv_nsec
-    int CLOCK_MONOTONIC
+    int CLOCK_MONOTONIC, CLOCK_REALTIME
     int clock_gettime(int clock, timespec* t)
 
 cdef extern from "<sys/timerfd.h>" nogil:
@@ -74,6 +74,12 @@ cdef uint64_t now_ns() noexcept nogil:
     cdef timespec t
     clock_gettime(CLOCK_MONOTONIC, &t)
     return <uint64_t>t.tv_sec * 1000000000 + <uint64_t>t.tv_nsec
+
+
+cdef uint64_t wall_ms() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_REALTIME, &t)
+    return <uint64_t>t.tv_sec * 1000 + <uint64_t>t.tv_nsec // 1000000
 
 
 cdef int timer_open(int every_ms) noexcept nogil:

@@ -11,4 +11,6 @@ cdef enum:
     SPECIAL_TIMER = 0xFFFFFFFE
 
 cdef void turn(Core* k, Door* d, uint64_t until) noexcept nogil
+# A stream's token has a new end: it is looked at in time. For whoever is no stream nothing is done.
+cdef void turn_token(Core* k, uint32_t slot) noexcept nogil
 cdef int turn_watch(Core* k, int fd, uint32_t special) noexcept nogil

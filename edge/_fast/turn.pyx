@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
-from libc.stdint cimport uint16_t
+from libc.stdint cimport int64_t, uint16_t, uint64_t
 
 from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_HELD, FLAG_PINGED, FLAG_RESET, FLAG_SERVED, KIND_CLOSING, KIND_DEAD,
                               KIND_HEAD, KIND_PARKED, KIND_POLL, KIND_SSE, KIND_WS, Conn, conn_find, table_clock,
@@ -7,12 +7,18 @@ from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_HELD, FLAG_PINGED, FLAG_RESET, 
 from edge._fast.const cimport LANE_CHAT
 from edge._fast.core cimport core_kill, core_ready, core_ready_take
 from edge._fast.door cimport ACCEPTS, Listener, door_accept, door_read
-from edge._fast.farewell cimport farewell_behind, farewell_refuse, farewell_slow, farewell_step
+from edge._fast.farewell cimport (farewell_behind, farewell_refuse, farewell_slow, farewell_step, farewell_token,
+                                  farewell_warn)
 from edge._fast.out cimport OUT_BEHIND, OUT_CLEAR, OUT_MORE, out_flush, out_unblocked
 from edge._fast.poll cimport poll_empty
+from edge._fast.registry cimport EXPIRY_DUE, EXPIRY_IDLE, EXPIRY_MS, Ident, expiry_due, expiry_set, expiry_stop
 from edge._fast.stream cimport stream_heartbeat, stream_ping, stream_read
 from edge._fast.sys cimport (EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, NONE,
-                             SHUT_RD, epoll_ctl, epoll_event, epoll_wait, listen, now_ns, read, shutdown)
+                             SHUT_RD, epoll_ctl, epoll_event, epoll_wait, listen, now_ns, read, shutdown, wall_ms)
+
+
+cdef enum:
+    TOKEN_FAR_MS = 0x7FFFFFFF0  # a year and more: no stream lives so long, and none waits for it
 
 
 cdef void turn_writable(Core* k, uint32_t slot) noexcept nogil:
@@ -101,6 +107,50 @@ cdef void turn_due(Core* k, uint32_t slot) noexcept nogil:
             farewell_refuse(k, slot, 408, NULL, NULL, 0)
 
 
+cdef inline int64_t token_left(Ident* i) noexcept nogil:
+    # Of the token, in milliseconds, by the clock that its end is written in; less than 0 behind it.
+    return <int64_t>i.expires * 1000 - <int64_t>wall_ms()
+
+
+cdef inline uint64_t token_grace(Core* k, uint32_t slot) noexcept nogil:
+    # Always the same for a slot, and neighbours far apart: a crowd that came with one token does not leave as one.
+    cdef uint64_t spread = k.token_most_ms - k.token_least_ms
+    return k.token_least_ms + ((<uint64_t>(<uint32_t>(slot * <uint32_t>2654435769)) * spread) >> 32)
+
+
+cdef void turn_token(Core* k, uint32_t slot) noexcept nogil:
+    cdef Conn* c = &k.table.conns[slot]
+    cdef Ident* i
+    cdef int64_t left
+    if k.token_most_ms == 0 or c.ident == NONE or (c.kind != KIND_WS and c.kind != KIND_SSE):
+        return
+    i = &k.registry.idents[c.ident]
+    left = token_left(i) - <int64_t>k.token_warn_ms
+    if i.expires == 0 or left > <int64_t>TOKEN_FAR_MS:
+        expiry_stop(&k.registry, c.ident)
+    else:
+        expiry_set(&k.registry, c.ident, k.now, <uint64_t>max(left, <int64_t>0))
+
+
+cdef void token_due(Core* k, uint32_t ident) noexcept nogil:
+    cdef Ident* i = &k.registry.idents[ident]
+    cdef Conn* c = &k.table.conns[i.slot]
+    cdef int64_t left = token_left(i)
+    if c.kind != KIND_WS and c.kind != KIND_SSE:
+        return
+    if left > (0 if i.warned else <int64_t>k.token_warn_ms) + EXPIRY_MS:
+        i.warned = 0            # the clock was set back
+        turn_token(k, i.slot)
+    elif i.warned:
+        farewell_token(k, i.slot)
+    else:
+        # Nobody is cut off unwarned: who is told late, since the process stood still, has the grace from then on.
+        i.warned = 1
+        left = max(left, <int64_t>0)
+        expiry_set(&k.registry, ident, k.now, <uint64_t>left + token_grace(k, i.slot))
+        farewell_warn(k, i.slot, <uint32_t>left)
+
+
 cdef int turn_watch(Core* k, int fd, uint32_t special) noexcept nogil:
     cdef epoll_event e
     e.events = EPOLLIN
@@ -146,8 +196,8 @@ cdef void turn_special(Core* k, Door* d, uint32_t which) noexcept nogil:
 
 cdef void turn(Core* k, Door* d, uint64_t until) noexcept nogil:
     cdef epoll_event events[EVENTS]
-    cdef uint32_t slot, waiting
-    cdef int i, n, left = EVENTS
+    cdef uint32_t slot, waiting, ident
+    cdef int i, n, r, left = EVENTS
     # Asked again while there is something: in a storm of joins, a turn of the loop for each would cost as much as the
     # join.
     d.accepts = 0
@@ -179,6 +229,16 @@ cdef void turn(Core* k, Door* d, uint64_t until) noexcept nogil:
         if slot == NONE:
             break
         turn_due(k, slot)
+        i += 1
+        if i & 15 == 0 and now_ns() > until:
+            break
+    i = 0
+    while True:
+        r = expiry_due(&k.registry, k.now, &ident)
+        if r == EXPIRY_IDLE:
+            break
+        if r == EXPIRY_DUE:
+            token_due(k, ident)
         i += 1
         if i & 15 == 0 and now_ns() > until:
             break

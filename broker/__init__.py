@@ -6,10 +6,11 @@ from broker.base import Broker
 KNOWN = "memory:, local:PATH and nats://HOST:PORT"
 
 
-def open(url: str, access: Access = NO_ACCESS) -> Broker:  # noqa: A001 - it is called as broker.open
+def open(url: str, access: Access = NO_ACCESS, data: str = "") -> Broker:  # noqa: A001 - it is called as broker.open
     """The broker that `url` names: `memory:` (this process alone), `local:PATH` (a unix socket of this box),
     `nats://HOST:PORT[,HOST:PORT...]` or `tls://...` (any number of boxes; docs/broker.md has its options). `access` has
-    the files that NATS may ask for; the others need none.
+    the files that NATS may ask for; the others need none. `data` is the folder where `memory:` has what it keeps, which
+    else goes with the process; the others have it where they are.
 
     Nothing is connected yet and nothing is read from the disk; a bad url is a ValueError that says what is wrong, but
     for what may be a password in it."""
@@ -17,7 +18,7 @@ def open(url: str, access: Access = NO_ACCESS) -> Broker:  # noqa: A001 - it is 
     if scheme == "memory" and colon and not rest:
         from broker.memory import MemoryBroker
 
-        return MemoryBroker()
+        return MemoryBroker(data=data)
     if scheme == "local" and colon:
         from broker.local import LocalBroker
 

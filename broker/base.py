@@ -23,7 +23,9 @@ OFFER_ITEMS = 512
 OFFER_BYTES = 256 * 1024
 """The largest offer, in items and in their bytes together."""
 SUBJECT_CHARS = 128
-
+KEY_CHARS = 200
+VALUE_BYTES = 256 * 1024
+"""The largest value that is kept."""
 
 LEASE_TTL_S = 15.0
 LEASE_HELD = 2 / 3
@@ -31,7 +33,7 @@ LEASE_HELD = 2 / 3
 
 
 class BrokerError(Exception):
-    """Something that the broker refused or could not do. Nothing was stored."""
+    """Something that the broker refused or could not do. Nothing was stored, but for Unsettled."""
 
 
 class Unavailable(BrokerError):
@@ -40,6 +42,11 @@ class Unavailable(BrokerError):
 
 class Full(BrokerError):
     """A bound of the broker is reached, and nothing may be forgotten to make place."""
+
+
+class Unsettled(BrokerError):
+    """The way to the broker broke or took too long after sending, and how it ended could not be read in time: it may be
+    stored, or may yet be."""
 
 
 class Closed(BrokerError):
@@ -158,6 +165,22 @@ class Lease(Protocol):
         ...
 
 
+class Kept(NamedTuple):
+    """What is kept under a key. Revisions grow with every change of anything that the broker keeps."""
+
+    key: str
+    value: bytes
+    revision: int
+
+
+class Gone(NamedTuple):
+    """What was kept under the key has been removed."""
+
+    key: str
+
+
+Watcher = Callable[[Kept | Gone], None]
+"""Synchronous, short, and must not raise (an exception is logged)."""
 Hearer = Callable[[bytes], None]
 Answerer = Callable[[str, bytes], Awaitable[bytes]]
 
@@ -297,6 +320,38 @@ class Broker(Protocol):
         stopped by its numbers, as soon as this holder has written one batch. Raises Unavailable."""
         ...
 
+    async def keep(self, key: str, value: bytes | None, revision: int | None) -> int:
+        """Compare-and-set: stores `value` under `key`, or removes what is there (None), if the key's revision is
+        `revision` now: 0 where nothing is there, None for whatever it is. Returns the new revision, or 0 when another
+        was faster and nothing was stored. (What the removal of a key returns is not its revision: that is 0 then.)
+
+        Atomic: of several that expect the same revision one is stored. Durable where the broker is durable: what has
+        returned survives kill -9 of any process. Whoever watches has it within a second.
+
+        An outcome that the broker did not tell is read from it, until that is certain. Raises Unavailable or Full when
+        it is certainly not stored, Unsettled where that could not be found out, ValueError for a key or value that
+        could never be stored."""
+        ...
+
+    async def kept(self, prefix: str) -> list[Kept]:
+        """Everything whose key begins with `prefix`, whole words that end with a dot; in no order. Sees every `keep`,
+        by anybody, that had returned before. Each as it was at some moment of the call. Raises Unavailable."""
+        ...
+
+    async def watch(self, prefix: str, watcher: Watcher) -> list[Kept]:
+        """What `kept` gives, and from then on every change through `watcher`, by this caller too, in order for each
+        key. The first call of it comes after this has returned to a caller that awaits it directly.
+
+        It stays when the way to the broker breaks. What was missed is told after that as what is there now: a key that
+        was changed several times once, one that was removed as Gone. What is told last counts, whatever its revision: a
+        server that has lost the end of its disk takes back what it had told. One watcher for each prefix: a second is a
+        ValueError. Raises Unavailable, and does not watch then."""
+        ...
+
+    async def unwatch(self, prefix: str) -> None:
+        """No call of the watcher follows. Never fails."""
+        ...
+
     async def emit(self, subject: str, message: bytes) -> None:
         """Fire and forget, to every worker that hears the subject now. May be lost; never raises for that."""
         ...
@@ -315,9 +370,9 @@ class Broker(Protocol):
         ...
 
     async def close(self) -> None:
-        """Ends every subscription, lease and call that is under way (appends and offers as UNKNOWN, others as Closed);
-        leases are released where there is a way. Later calls raise Closed, but for those that never fail. What is
-        stored stays in a broker that others share."""
+        """Ends every subscription, lease and call that is under way (appends and offers as UNKNOWN, keeps as Unsettled
+        where they may be stored, others as Closed); leases are released where there is a way. Later calls raise
+        Closed, but for those that never fail. What is stored stays in a broker that others share."""
         ...
 
 
@@ -347,6 +402,20 @@ def check_offer(shard: int, shards: int, items: Sequence[bytes]) -> None:
 def check_subject(subject: str) -> None:
     if not re.fullmatch(r"[a-z0-9]+(\.[a-z0-9]+)*", subject) or len(subject) > SUBJECT_CHARS:
         raise ValueError(f"subject: words of a-z and 0-9 with dots between, not {subject!r}")
+
+
+def check_prefix(prefix: str) -> None:
+    if not re.fullmatch(r"([A-Za-z0-9_=-]+\.)+", prefix) or len(prefix) > KEY_CHARS:
+        raise ValueError(f"prefix: words of letters, digits, _ = and -, each with a dot after it, not {prefix[:60]!r}")
+
+
+def check_keep(key: str, value: bytes | None, revision: int | None) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_=-]+(\.[A-Za-z0-9_=-]+)*", key) or len(key) > KEY_CHARS:
+        raise ValueError(f"key: words of letters, digits, _ = and - with dots between, not {key[:60]!r}")
+    if value is not None and len(value) > VALUE_BYTES:
+        raise ValueError(f"value: {len(value)} bytes, and {VALUE_BYTES} is the limit")
+    if revision is not None and not 0 <= revision < 2**63:
+        raise ValueError(f"revision: {revision} is none")
 
 
 def check_append(room: str, lane: int, batch: bytes, expected: int, epoch: int = 0, mark: Mark = NO_MARK) -> None:

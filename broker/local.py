@@ -16,6 +16,7 @@ from broker.base import (
     UNKNOWN,
     Entry,
     Hearer,
+    Kept,
     Kind,
     Last,
     Lease,
@@ -26,6 +27,7 @@ from broker.base import (
     Tail,
     Taker,
     Unavailable,
+    Watcher,
     check_append,
     check_lane,
     check_offer,
@@ -36,6 +38,7 @@ from broker.base import (
 from broker.leases import Clock, Holding
 from broker.local_follow import Rooms, Shards, Subscription, Taking, entries
 from broker.local_server import serve
+from broker.local_state import Keeping
 from broker.local_way import Way, result
 from broker.store import SHARDS
 from broker.subjects import shard_of
@@ -57,8 +60,8 @@ class LocalBroker:
     or an offer waits only for the first connection; one that has been sent ends as UNKNOWN after `wait_s` or when the
     connection is lost.
 
-    A broker that has been restarted has lost everything: rooms are numbered anew, a taker goes on with what is offered
-    from then on, leases have ended. `now` is the clock of leases."""
+    A broker that has been restarted has lost everything but what it keeps in a folder: rooms are numbered anew, a taker
+    goes on with what is offered from then on, leases have ended. `now` is the clock of leases."""
 
     def __init__(self, path: str, wait_s: float = 5.0, now: Clock = time.monotonic) -> None:
         self.path = path
@@ -66,6 +69,7 @@ class LocalBroker:
         self._way = Way(path, wait_s, self)
         self._rooms = Rooms(self._way)
         self._shards = Shards(self._way)
+        self._keeping = Keeping(self._way, self._new_call)
         self._hearers: dict[str, Hearer] = {}
         self._holdings: dict[int, Holding] = {}
         self._asked: dict[int, int] = {}  # leases that are being asked for: their shards, by call
@@ -204,6 +208,18 @@ class LocalBroker:
         after, *rooms = await self._way.read(list, envelope.FENCE, shard, epoch)
         return Standing(after, {room: Last(head, last, (mark[0], mark[1])) for room, head, last, mark in rooms})
 
+    async def keep(self, key: str, value: bytes | None, revision: int | None) -> int:
+        return await self._keeping.keep(key, value, revision)
+
+    async def kept(self, prefix: str) -> list[Kept]:
+        return await self._keeping.kept(prefix)
+
+    async def watch(self, prefix: str, watcher: Watcher) -> list[Kept]:
+        return await self._keeping.watch(prefix, watcher)
+
+    async def unwatch(self, prefix: str) -> None:
+        self._keeping.unwatch(prefix)
+
     async def emit(self, subject: str, message: bytes) -> None:
         check_subject(subject)
         if len(message) > envelope.MESSAGE_BYTES:
@@ -236,6 +252,7 @@ class LocalBroker:
         self._rooms.by_room.clear()
         self._shards.by_shard.clear()
         self._hearers.clear()
+        self._keeping.close()
         told = [holding.release() for holding in list(self._holdings.values())]
         told += [self._tell_release(shard, 0, call) for call, shard in self._asked.items()]
         try:
@@ -253,6 +270,7 @@ class LocalBroker:
     def way_up(self, store: int) -> None:
         self._rooms.way_up()
         self._shards.way_up()
+        self._keeping.way_up()
         for subject in self._hearers:
             self._way.tell(envelope.HEAR, subject)
 
@@ -263,6 +281,8 @@ class LocalBroker:
             self._shards.pushed(*arguments)
         elif push == envelope.HEARD:
             self._heard(*arguments)
+        elif push == envelope.CHANGED:
+            self._keeping.pushed(*arguments)
         else:
             raise ValueError(f"push {push}")
 

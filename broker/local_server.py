@@ -8,12 +8,13 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import time
 
 import uvloop
 
 from broker import envelope
-from broker.base import LEASE_TTL_S
+from broker.base import LEASE_TTL_S, Misfit
 from broker.envelope import pack
 from broker.leases import Clock
 from broker.local_session import Session
@@ -25,13 +26,19 @@ SOCKET_PATH_BYTES = 107  # sun_path of unix(7), less its NUL
 
 
 class LocalServer:
-    """`start` listens, `stop` ends every session and removes the path."""
+    """`start` listens, `stop` ends every session and removes the path. What is kept is in the folder `data`; `start`
+    raises Misfit where it can't be used, and does not listen then."""
 
     def __init__(
-        self, path: str, limits: Limits | None = None, lease_ttl_s: float = LEASE_TTL_S, now: Clock = time.monotonic
+        self,
+        path: str,
+        limits: Limits | None = None,
+        lease_ttl_s: float = LEASE_TTL_S,
+        now: Clock = time.monotonic,
+        data: str = "",
     ) -> None:
         self.path = path
-        self.store = Store(limits, lease_ttl_s, now)
+        self.store = Store(limits, lease_ttl_s, now, data)
         self.born = secrets.randbits(62) + 1  # so that workers know another life of the broker from this one
         self.sessions: set[Session] = set()
         self.cut = 0
@@ -41,7 +48,12 @@ class LocalServer:
         self._packed: tuple[tuple[str, int, int], bytes, bytes] | None = None
 
     async def start(self) -> None:
-        listener = listen(self.path)
+        self.store.state.open()
+        try:
+            listener = listen(self.path)
+        except BaseException:
+            await self.store.state.close()
+            raise
         self._inode = os.stat(self.path).st_ino
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(lambda: Session(self), sock=listener, backlog=128)
@@ -50,6 +62,7 @@ class LocalServer:
         if self._server is None:
             return
         self._server.close()
+        await self.store.state.close()
         for session in list(self.sessions):
             session.transport.abort()
         await self._server.wait_closed()
@@ -104,8 +117,8 @@ def _remove_dead(path: str) -> None:
     raise OSError(errno.EADDRINUSE, "another broker serves this socket", path)
 
 
-async def _serve(path: str, limits: Limits | None) -> None:
-    server = LocalServer(path, limits)
+async def _serve(path: str, limits: Limits | None, data: str) -> None:
+    server = LocalServer(path, limits, data=data)
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -117,7 +130,12 @@ async def _serve(path: str, limits: Limits | None) -> None:
         await server.stop()
 
 
-def serve(path: str, limits: Limits | None = None) -> None:
-    """Serves the broker at `path` until SIGTERM or SIGINT. OSError if another broker does already."""
+def serve(path: str, limits: Limits | None = None, data: str = "") -> int:
+    """Serves the broker at `path` until SIGTERM or SIGINT; the exit status. OSError if another broker does already."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(path, limits))
+        try:
+            runner.run(_serve(path, limits, data))
+        except Misfit as misfit:
+            print(f"edge: {misfit}", file=sys.stderr, flush=True)
+            return 1
+    return 0

@@ -5,11 +5,13 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from broker import envelope
-from broker.base import BrokerError, Full, Hearer, check_shard
+from broker.base import BrokerError, Closed, Full, Hearer, Unavailable, Unsettled, check_shard
 from broker.envelope import BadEnvelope, Envelopes, pack
+from broker.state import Change, Page
 from broker.store import SHARDS
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class Session(asyncio.Protocol):
         self.given: dict[int, int] = {}  # by shard that it consumes: the last offer it was given
         self.behind: dict[int, None] = {}  # those of them that have more for it
         self.hearers: dict[str, Hearer] = {}
+        self.watched: dict[str, Change] = {}
         self.leases: dict[int, int] = {}  # the epochs of those that it has been given, some released since
         self.paused = False
         self._giving = False
@@ -63,6 +66,8 @@ class Session(asyncio.Protocol):
             self._leave(shard)
         for subject in list(self.hearers):
             self._unhear(subject)
+        for prefix in list(self.watched):
+            self._unwatch(prefix)
 
     def pause_writing(self) -> None:
         self.paused = True
@@ -84,17 +89,33 @@ class Session(asyncio.Protocol):
                 request = self.envelopes.take()
                 if request is None:
                     return
-                self.transport.write(self._answer(request))
+                self._answer(request)
         except (BadEnvelope, TypeError, ValueError, LookupError) as bad:
             log.error("a worker sent what is no request (%s: %s), and is cut off", type(bad).__name__, bad)
             self.transport.abort()
 
-    def _answer(self, request: list[Any]) -> bytes:
+    def _answer(self, request: list[Any]) -> None:
         number, op, *arguments = request
         try:
-            return pack(number, 0, *OPS[op](self, *arguments))
+            result = OPS[op](self, *arguments)
         except (BrokerError, ValueError) as refused:
-            return pack(number, 1, "full" if isinstance(refused, Full) else "bad", str(refused))
+            self.transport.write(_refusal(number, refused))
+            return
+        if isinstance(result, asyncio.Future):
+            result.add_done_callback(partial(self._answer_later, number))
+        else:
+            self.transport.write(pack(number, 0, *result))
+
+    def _answer_later(self, number: int, result: asyncio.Future[Any]) -> None:
+        refused = result.exception()
+        if self.transport.is_closing():
+            return
+        if refused is not None:
+            self.transport.write(_refusal(number, refused))
+        elif isinstance(found := result.result(), int):
+            self.transport.write(pack(number, 0, found))
+        else:
+            self.transport.write(pack(number, 0, found[1], *found[0]))
 
     def _append(
         self, room: str, lane: int, batch: bytes, expected: int, epoch: int, mark: list[int], call: int
@@ -195,15 +216,42 @@ class Session(asyncio.Protocol):
             self.store.hearing.detach(subject, hearer)
         return ()
 
+    def _keep(self, key: str, value: bytes | None, revision: int | None, call: int) -> asyncio.Future[int]:
+        if not isinstance(call, int) or not isinstance(key, str) or not isinstance(value, bytes | None):
+            raise TypeError("what is no key, value and call can't be kept")
+        return self.store.state.keep(key, value, revision, call)
+
+    def _kept(self, prefix: str, after: str) -> asyncio.Future[Page]:
+        return self.store.state.read(prefix, after)
+
+    def _watch(self, prefix: str) -> tuple[()]:
+        if prefix not in self.watched:
+            change = partial(self.changed, prefix)
+            self.store.state.attach(prefix, change)
+            self.watched[prefix] = change
+        return ()
+
+    def _unwatch(self, prefix: str) -> tuple[()]:
+        change = self.watched.pop(prefix, None)
+        if change is not None:
+            self.store.state.detach(prefix, change)
+        return ()
+
     @property
     def full(self) -> bool:
         return self.paused or self.transport.get_write_buffer_size() > ANSWER_BYTES
 
     def batch(self, room: str, lane: int, seq: int, data: bytes) -> None:
         """As a Sink of the Store: called inside another session's append, so the end of this one is only begun."""
-        if self.transport.is_closing():
-            return
-        self.transport.write(self.server.packed(room, lane, seq, data))
+        if not self.transport.is_closing():
+            self._tell(self.server.packed(room, lane, seq, data))
+
+    def changed(self, prefix: str, key: str, value: bytes | None, revision: int) -> None:
+        if not self.transport.is_closing():
+            self._tell(pack(0, envelope.CHANGED, prefix, key, value, revision))
+
+    def _tell(self, push: bytes) -> None:
+        self.transport.write(push)
         if self.transport.get_write_buffer_size() > UNREAD_BYTES:
             log.error("a worker has left %d bytes unread, and is cut off", self.transport.get_write_buffer_size())
             self.server.cut += 1
@@ -251,7 +299,19 @@ class Session(asyncio.Protocol):
             break
 
 
-OPS: dict[int, Callable[..., tuple[Any, ...]]] = {
+REFUSALS: dict[type[BaseException], str] = {
+    Full: "full",
+    Unavailable: "away",
+    Closed: "away",
+    Unsettled: "unsettled",
+}
+
+
+def _refusal(number: int, refused: BaseException) -> bytes:
+    return pack(number, 1, REFUSALS.get(type(refused), "bad"), str(refused))
+
+
+OPS: dict[int, Callable[..., tuple[Any, ...] | asyncio.Future[Any]]] = {
     envelope.APPEND: Session._append,
     envelope.SUBSCRIBE: Session._subscribe,
     envelope.UNSUBSCRIBE: Session._unsubscribe,
@@ -268,4 +328,8 @@ OPS: dict[int, Callable[..., tuple[Any, ...]]] = {
     envelope.EMIT: Session._emit,
     envelope.HEAR: Session._hear,
     envelope.UNHEAR: Session._unhear,
+    envelope.KEEP: Session._keep,
+    envelope.KEPT: Session._kept,
+    envelope.WATCH: Session._watch,
+    envelope.UNWATCH: Session._unwatch,
 }

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from broker import envelope
-from broker.base import Closed, Full, Unavailable
+from broker.base import BrokerError, Closed, Full, Unavailable, Unsettled
 from broker.envelope import BadEnvelope, Envelopes, pack
 from broker.local_server import SOCKET_PATH_BYTES
 
@@ -227,9 +227,12 @@ class Way:
             raise Closed("this broker has been closed")
 
 
+REFUSALS: dict[str, type[BrokerError]] = {"full": Full, "away": Unavailable, "unsettled": Unsettled}
+
+
 def result(answer: list[Any]) -> list[Any]:
     """What a request gave, or the error that it ended with."""
     if answer[0] == 0:
         return answer[1:]
     name, text = answer[1:]
-    raise Full(text) if name == "full" else ValueError(text)
+    raise REFUSALS.get(name, ValueError)(text)

@@ -1,6 +1,7 @@
 # The broker in one process: MemoryBroker, one caller's view of a Store. It owns what that caller has subscribed to,
-# takes, hears and holds. It must never wait: every call is done when it returns.
+# takes, hears, holds and watches. It must never wait: every call is done when it returns, but for what is kept on disk.
 
+import asyncio
 from collections.abc import Sequence
 
 from broker.base import (
@@ -8,6 +9,7 @@ from broker.base import (
     Closed,
     Entry,
     Hearer,
+    Kept,
     Kind,
     Last,
     Lease,
@@ -17,6 +19,8 @@ from broker.base import (
     Standing,
     Tail,
     Taker,
+    Watcher,
+    check_prefix,
     check_shard,
     check_subject,
 )
@@ -24,19 +28,23 @@ from broker.leases import Holding
 from broker.offers import give
 from broker.store import SHARDS, Limits, Store
 from broker.subjects import shard_of
+from broker.watched import Watched, whole
 
 __all__ = ["SHARDS", "Limits", "MemoryBroker", "Store"]
 
 
 class MemoryBroker:
-    """A Broker on a Store, its own unless one is given. No call is ever UNKNOWN or Unavailable."""
+    """A Broker on a Store, its own unless one is given, with its state in the folder `data`. No call is ever UNKNOWN or
+    Unavailable, but for a keep where the disk fails."""
 
-    def __init__(self, store: Store | None = None) -> None:
-        self.store = Store() if store is None else store
+    def __init__(self, store: Store | None = None, data: str = "") -> None:
+        self.store = Store(data=data) if store is None else store
+        self._own_store = store is None
         self._sinks: dict[str, Sink] = {}
         self._takers: dict[int, Taker] = {}
         self._hearers: dict[str, Hearer] = {}
         self._holdings: dict[int, Holding] = {}
+        self._watched: dict[str, Watched] = {}
         self._closed = False
 
     @property
@@ -124,6 +132,36 @@ class MemoryBroker:
         self._check()
         return self.store.fence(shard, epoch)
 
+    async def keep(self, key: str, value: bytes | None, revision: int | None) -> int:
+        self._check()
+        return await self.store.state.keep(key, value, revision)
+
+    async def kept(self, prefix: str) -> list[Kept]:
+        self._check()
+        check_prefix(prefix)
+        return await whole(lambda after: self.store.state.read(prefix, after))
+
+    async def watch(self, prefix: str, watcher: Watcher) -> list[Kept]:
+        self._check()
+        check_prefix(prefix)
+        if prefix in self._watched:
+            raise ValueError(f"{prefix} is watched already")
+        own = self._watched[prefix] = Watched(prefix, watcher)
+        self.store.state.attach(prefix, own.changed)
+        try:
+            found = own.first(await self.kept(prefix))
+            self._check()
+        except BaseException:
+            self._leave_watched(own)
+            raise
+        asyncio.get_running_loop().call_soon(own.release)
+        return found
+
+    async def unwatch(self, prefix: str) -> None:
+        own = self._watched.get(prefix)
+        if own is not None:
+            self._leave_watched(own)
+
     async def emit(self, subject: str, message: bytes) -> None:
         self._check()
         self.store.hearing.emit(subject, message)
@@ -161,8 +199,18 @@ class MemoryBroker:
             await self.leave(shard)
         for subject in list(self._hearers):
             await self.unhear(subject)
+        for own in list(self._watched.values()):
+            self._leave_watched(own)
         for holding in list(self._holdings.values()):
             await holding.release()
+        if self._own_store:
+            await self.store.state.close()
+
+    def _leave_watched(self, own: Watched) -> None:
+        own.end()
+        self.store.state.detach(own.prefix, own.changed)
+        if self._watched.get(own.prefix) is own:
+            del self._watched[own.prefix]
 
     async def _renew(self, holding: Holding) -> bool:
         return self.store.leases.renew(holding.shard, holding.epoch)
@@ -175,6 +223,8 @@ class MemoryBroker:
     def _check(self) -> None:
         if self._closed:
             raise Closed("this broker has been closed")
+        if self.store.state.unopened:
+            self.store.state.open()
 
 
 class _Subscription:

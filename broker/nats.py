@@ -28,6 +28,7 @@ from broker.base import (
     Closed,
     Entry,
     Hearer,
+    Kept,
     Kind,
     Last,
     Lease,
@@ -38,9 +39,12 @@ from broker.base import (
     Tail,
     Taker,
     Unavailable,
+    Watcher,
     check_append,
+    check_keep,
     check_lane,
     check_offer,
+    check_prefix,
     check_room,
     check_shard,
     check_subject,
@@ -54,6 +58,7 @@ from broker.nats_lease import Fence, Leases
 from broker.nats_offers import Offers
 from broker.nats_read import Reader, Seen
 from broker.nats_setup import Options, parse
+from broker.nats_state import Keeping
 from broker.nats_way import AGAIN_S, FAILURES, Way
 from broker.nats_write import Wanted, Writer
 from broker.subjects import Places, shard_of
@@ -88,6 +93,7 @@ class NatsBroker:
         self.offers = Offers(way)
         self.leases = Leases(way, way.links[MUST])
         self._fence = Fence(way, self.offers, self.writer)
+        self.keeping = Keeping(way, way.links[MUST])
 
     @property
     def connected(self) -> bool:
@@ -181,6 +187,26 @@ class NatsBroker:
         self._open_shard(shard)
         return await self._unless_closed(self._fence.fence(shard, epoch, self.wait_s))
 
+    async def keep(self, key: str, value: bytes | None, revision: int | None) -> int:
+        check_keep(key, value, revision)
+        self._open()
+        deadline = self.way.deadline()
+        await self.way.first(MUST, deadline)
+        return await self.keeping.keep(key, value, revision, deadline)
+
+    async def kept(self, prefix: str) -> list[Kept]:
+        check_prefix(prefix)
+        self._open()
+        return await self.keeping.kept(prefix, self.way.deadline())
+
+    async def watch(self, prefix: str, watcher: Watcher) -> list[Kept]:
+        check_prefix(prefix)
+        self._open()
+        return await self.keeping.watch(prefix, watcher, self.way.deadline())
+
+    async def unwatch(self, prefix: str) -> None:
+        await self.keeping.unwatch(prefix)
+
     async def emit(self, subject: str, message: bytes) -> None:
         check_subject(subject)
         self._open()
@@ -216,7 +242,7 @@ class NatsBroker:
             own.close()
         self._following.clear()
         try:
-            await asyncio.gather(self.leases.close(), self.offers.close())
+            await asyncio.gather(self.leases.close(), self.offers.close(), self.keeping.close())
             with contextlib.suppress(*FAILURES, TimeoutError):  # what was emitted just now is on its way, not lost
                 async with asyncio.timeout(FAREWELL_S):
                     await self.way.links[MUST].flush()
@@ -253,6 +279,7 @@ class NatsBroker:
             hearing.came_up()
         for own in self._following.values():
             self._suspect(own)
+        self.keeping.came_up()
 
     async def _join(self, own: Following, deadline: float) -> Tail:
         while True:

@@ -1,17 +1,17 @@
-# What a cluster must hold before a node may use it: the streams of logs and offers, the bucket of leases, and the
-# bucket EDGE with what all nodes agree on. It owns nothing. It makes what is missing, and must never change what is
-# there: a difference is told, in one line.
+# What a cluster must hold before a node may use it: the streams of logs and offers, the buckets of leases and of what
+# nodes keep, and the bucket EDGE with what all agree on. It owns nothing. It makes what is missing, and must never
+# change what is there: a difference is told, in one line.
 
 import contextlib
 import json
 from base64 import b64decode
 from typing import Any
 
-from broker.base import BATCH_BYTES, OFFER_BYTES, TAIL_BATCHES, Misfit
+from broker.base import BATCH_BYTES, OFFER_BYTES, TAIL_BATCHES, VALUE_BYTES, Misfit
 from broker.nats_link import Link, Lost, NoResponders
 from broker.nats_options import Options as Options
 from broker.nats_options import parse as parse
-from broker.subjects import BUCKET, LEASES, LOG_ALL, OUT_ALL, kv
+from broker.subjects import BUCKET, LEASES, LOG_ALL, OUT_ALL, STATE, kv
 
 API_S = 1.0
 """A stream without a leader answers nothing, and has one again after some seconds: asked again, it answers at once."""
@@ -23,6 +23,10 @@ WRONG_LAST = 10071
 NAME_TAKEN = 10058
 PAYLOAD_BYTES = OFFER_BYTES + BATCH_BYTES
 """The largest message, with room for what is around it."""
+KEPT_BYTES = VALUE_BYTES + 1024
+"""The largest message of what is kept: headers count."""
+WATCHES = 10_000
+"""Consumers of what is kept: some of each worker of each box."""
 NO_JETSTREAM = (10076, 10039)
 
 
@@ -68,20 +72,26 @@ def offers_config(options: Options, group: int) -> dict[str, Any]:
 
 def bucket_config(options: Options, bucket: str) -> dict[str, Any]:
     """As `nats kv` makes a bucket, so that it can be read with that."""
-    leases = bucket == LEASES
+    abouts = {
+        LEASES: "who writes edge's shards",
+        STATE: "what edge's nodes keep: modes, bans, lists",
+        BUCKET: "what all nodes of edge agree on",
+    }
+    own = {"allow_msg_ttl": True, "max_msg_size": KEPT_BYTES, "max_consumers": WATCHES} if bucket == STATE else {}
     return {
         "name": f"KV_{bucket}",
-        "description": "who writes edge's shards" if leases else "what all nodes of edge agree on",
+        "description": abouts[bucket],
         "subjects": [kv(bucket, ">")],
         "retention": "limits",
         "storage": "file",
         "discard": "new",
         "max_msgs_per_subject": 1,
-        "max_age": options.lease_ttl_s * NS if leases else 0,
+        "max_age": options.lease_ttl_s * NS if bucket == LEASES else 0,
         "num_replicas": options.replicas,
         "allow_rollup_hdrs": True,
         "deny_delete": True,
         "allow_direct": True,
+        **own,
     }
 
 
@@ -93,6 +103,7 @@ async def ensure(link: Link, options: Options) -> None:
     await _ensure_bucket(link, options, BUCKET)
     await _agree(link, options)
     await _ensure_bucket(link, options, LEASES)
+    await _ensure_bucket(link, options, STATE)
     for group in range(options.groups):
         await _ensure_log(link, options, group)
         await _ensure_offers(link, options, group)
@@ -130,6 +141,11 @@ async def _ensure_bucket(link: Link, options: Options, bucket: str) -> None:
     _compare(what, found, wanted, ("num_replicas", "subjects", "retention", "storage", "max_msgs_per_subject"))
     if found["max_age"] != wanted["max_age"]:
         raise _differs(what, "TTL in seconds", found["max_age"] / NS, wanted["max_age"] / NS)
+    if bucket == STATE:  # what is removed leaves a marker for a while, which needs a server that forgets it: from 2.11
+        if not found.get("allow_msg_ttl"):
+            raise _differs(what, "allow_msg_ttl", "false", "true")
+        if 0 < found.get("max_msg_size", -1) < KEPT_BYTES:
+            raise _differs(what, "max_msg_size", found["max_msg_size"], f"{KEPT_BYTES} or more")
     _plain(what, found)
 
 

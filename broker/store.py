@@ -1,11 +1,12 @@
 # What a broker of one box keeps: rooms with their logs, offers, leases, and who hears what. It owns every byte that the
-# rooms keep and holds them to Limits. It must never do I/O or wait: a Store's calls are whole when they return.
+# rooms keep and holds them to Limits. It must never do I/O or wait: a Store's calls are whole when they return, but for
+# those of its `state`.
 #
-# Its limits: nothing outlives the process. At most `rooms` rooms and about `bytes` bytes of them in all; past either,
-# the coldest room without a subscriber is forgotten; when there is none, the chat tails of the coldest rooms are
-# dropped (their numbering stays); when that does not help, a new room or a batch is refused as Full. A room that is
-# forgotten takes its mark and its epoch along. Offers are never forgotten before they are covered: past `offers` bytes
-# of them, over all shards, the next one is refused as Full.
+# Its limits: nothing but the state outlives the process. At most `rooms` rooms and about `bytes` bytes of them in all;
+# past either, the coldest room without a subscriber is forgotten; when there is none, the chat tails of the coldest
+# rooms are dropped (their numbering stays); when that does not help, a new room or a batch is refused as Full. A room
+# that is forgotten takes its mark and its epoch along. Offers are never forgotten before they are covered: past
+# `offers` bytes of them, over all shards, the next one is refused as Full.
 
 import logging
 import time
@@ -38,6 +39,7 @@ from broker.base import (
 )
 from broker.leases import Clock, Leases
 from broker.offers import Offers
+from broker.state import State
 from broker.subjects import shard_of
 
 log = logging.getLogger("broker")
@@ -154,17 +156,23 @@ class Hearing:
 
 
 class Store:
-    """Any number of callers share one; each passes its own sinks, takers and hearers. `now` is the clock of leases."""
+    """Any number of callers share one; each passes its own sinks, takers and hearers. `now` is the clock of leases,
+    `data` the folder of its state, which is in memory without one. Whoever has made it closes the state."""
 
     shards = SHARDS
 
     def __init__(
-        self, limits: Limits | None = None, lease_ttl_s: float = LEASE_TTL_S, now: Clock = time.monotonic
+        self,
+        limits: Limits | None = None,
+        lease_ttl_s: float = LEASE_TTL_S,
+        now: Clock = time.monotonic,
+        data: str = "",
     ) -> None:
         self.limits = limits or Limits()
         self.offers = Offers(SHARDS, self.limits.offers)
         self.leases = Leases(lease_ttl_s, now)
         self.hearing = Hearing()
+        self.state = State(data)
         self.size = 0
         self.forgotten = 0
         self._incarnation = 0

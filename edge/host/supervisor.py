@@ -24,6 +24,7 @@ from edge.config import Config
 from edge.host import listen
 from edge.host.child import TOLD_BY, Body, Child
 from edge.metrics import Board
+from edge.options import data_folder
 
 log = logging.getLogger("edge.host")
 
@@ -71,7 +72,7 @@ def run(config: Config, listeners: list[socket.socket], private: socket.socket, 
             functools.partial(_work, worker_run, config, number, listen_fds, private_fd, board)
             for number in range(len(listen_fds))
         ]
-        return Supervisor(bodies, announce, path, [*listen_fds, private_fd]).run()
+        return Supervisor(bodies, announce, path, [*listen_fds, private_fd], data_folder(config)).run()
 
 
 @contextlib.contextmanager
@@ -120,27 +121,27 @@ def _work(
     )
 
 
-def _serve_broker(path: str, closing: list[int]) -> int:
+def _serve_broker(path: str, data: str, closing: list[int]) -> int:
     from broker.local import serve
 
     for fd in closing:
         os.close(fd)
-    serve(path)
-    return 0
+    return serve(path, data=data)
 
 
 class Supervisor:
-    """Keeps the workers running, and the box's broker where `broker_path` names its socket. `run` is its whole life.
+    """Keeps the workers running, and the box's broker where `broker_path` names its socket, with what it keeps in the
+    folder `data`. `run` is its whole life.
 
     A process that ends before all workers were ready ends the server: that is a mistake in its making, and starting it
     over and over would hide it. One that ends later is started again, after a pause that doubles.
     """
 
     def __init__(
-        self, bodies: list[Body], announce: Callable[[], None], broker_path: str, listening: list[int]
+        self, bodies: list[Body], announce: Callable[[], None], broker_path: str, listening: list[int], data: str
     ) -> None:
         self._workers = [Child(f"worker {number}", body) for number, body in enumerate(bodies)]
-        self._broker = Child("broker", lambda _: _serve_broker(broker_path, listening)) if broker_path else None
+        self._broker = Child("broker", lambda _: _serve_broker(broker_path, data, listening)) if broker_path else None
         self._broker_path = broker_path
         self._announce = announce
         self._announced = False

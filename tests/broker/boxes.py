@@ -22,10 +22,18 @@ from broker.nats import NatsBroker
 
 class Box:
     """One box: `worker()` is one more broker on its rooms. `path` is the socket of a local one, the url of NATS. Leases
-    on NATS last whole seconds."""
+    on NATS last whole seconds. `data` is the folder of what a box without NATS keeps."""
 
-    def __init__(self, kind: str, path: str, limits: Limits | None = None, lease_ttl_s: float = LEASE_TTL_S) -> None:
+    def __init__(
+        self,
+        kind: str,
+        path: str,
+        limits: Limits | None = None,
+        lease_ttl_s: float = LEASE_TTL_S,
+        data: str = "",
+    ) -> None:
         self.kind = kind
+        self.data = data
         self.lease_ttl_s = lease_ttl_s
         self.path = path
         self.forgets = kind != "nats"  # at once, what nobody has written to or looks at any more
@@ -34,11 +42,11 @@ class Box:
 
     async def start(self) -> None:
         if self.kind == "memory":
-            self.store = Store(self.limits, self.lease_ttl_s)
+            self.store = Store(self.limits, self.lease_ttl_s, data=self.data)
         elif self.kind == "nats":
             await empty(self.path)
         else:
-            self.server = LocalServer(self.path, self.limits, self.lease_ttl_s)
+            self.server = LocalServer(self.path, self.limits, self.lease_ttl_s, data=self.data)
             await self.server.start()
             self.store = self.server.store
 
@@ -59,13 +67,15 @@ class Box:
             await made.close()
         if self.kind == "local":
             await self.server.stop()
+        elif self.kind == "memory":
+            await self.store.state.close()
 
 
 @asynccontextmanager
 async def box_of(
-    kind: str, place: Path | str, limits: Limits | None = None, lease_ttl_s: float = LEASE_TTL_S
+    kind: str, place: Path | str, limits: Limits | None = None, lease_ttl_s: float = LEASE_TTL_S, data: str = ""
 ) -> AsyncIterator[Box]:
-    made = Box(kind, place if isinstance(place, str) else str(place / "broker.sock"), limits, lease_ttl_s)
+    made = Box(kind, place if isinstance(place, str) else str(place / "broker.sock"), limits, lease_ttl_s, data)
     await made.start()
     try:
         yield made

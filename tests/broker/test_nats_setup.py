@@ -336,7 +336,7 @@ async def test_what_is_made(nats: NatsServer) -> None:
             await empty(nats.url)
             await asyncio.gather(*(works(url, rooms=(room,)) for room in ("a", "b", "c")))
             found = {it.config.name: it.config for it in await client.jetstream().streams_info()}
-            assert sorted(found) == sorted([*logs, *offers, "KV_EDGE", "KV_EDGE_LEASES"])
+            assert sorted(found) == sorted([*logs, *offers, "KV_EDGE", "KV_EDGE_LEASES", "KV_EDGE_STATE"])
             for name in offers:
                 config = found[name]
                 assert (config.discard, config.storage, config.retention) == ("new", "file", "limits")

@@ -1,5 +1,6 @@
 """The supervisor with real processes: the ready lines, a worker that dies, an orderly end, and a forced one."""
 
+import asyncio
 import os
 import re
 import signal
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from broker.local import LocalBroker
 
 ROOT = Path(__file__).parent.parent.parent
 STUB = Path(__file__).parent / "stub_server.py"
@@ -82,6 +85,7 @@ def started(tmp_path: Path, *arguments: str) -> Iterator[Server]:
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
+            cwd=tmp_path,
             env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
         ) as process,
     ):
@@ -161,6 +165,37 @@ def test_a_broker_that_dies_comes_back_to_the_same_path(two: Server) -> None:
             return "broker ended by signal 9" in two.errors.read_text() and probe.connect_ex(path) == 0
 
     wait_for(accepts)
+
+
+def test_what_the_broker_keeps_is_in_the_data_folder(two: Server, tmp_path: Path) -> None:
+    path = two.ask().broker.removeprefix("local:")
+
+    async def kept(then: bool) -> list[bytes]:
+        worker = LocalBroker(path, 20)
+        try:
+            if then:
+                assert await worker.keep("mode.a", b"slow", 0)
+            return [it.value for it in await worker.kept("mode.")]
+        finally:
+            await worker.close()
+
+    assert asyncio.run(kept(True)) == [b"slow"]
+    assert (tmp_path / "data/edge.db").is_file()
+    children = Path(f"/proc/{two.process.pid}/task/{two.process.pid}/children").read_text().split()
+    (broker,) = {int(pid) for pid in children} - {answer.pid for answer in two.each(2).values()}
+    os.kill(broker, signal.SIGKILL)
+    wait_for(lambda: "broker ended by signal 9" in two.errors.read_text())
+    assert asyncio.run(kept(False)) == [b"slow"]
+
+
+def test_a_data_folder_that_is_none_ends_the_server(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("")
+    with started(tmp_path, "2") as server:
+        assert server.process.wait(20) == 1
+        said = server.errors.read_text()
+        assert said == (
+            "edge: data folder data: File exists\nbroker exited with status 1 before the server was ready\n"
+        )
 
 
 def test_a_worker_that_will_not_end_is_killed(tmp_path: Path) -> None:

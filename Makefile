@@ -8,7 +8,7 @@ SWITCHES := debug=$(EDGE_DEBUG) sanitize=$(EDGE_SANITIZE)
 FAST := $(wildcard edge/_fast/*.pyx edge/_fast/*.pxd edge/_fast/*.h)
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip --quiet install
 
-.PHONY: always build run test lint format bench bench-floor bench-broker autobahn fuzz chaos test-sanitize clean distclean
+.PHONY: always build run test lint format bench bench-floor bench-broker bench-ingest autobahn fuzz chaos test-sanitize clean distclean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -34,6 +34,9 @@ bench-floor: build $(STAMP)/bench
 
 bench-broker: build $(STAMP)/bench $(STAMP)/test
 	$(BIN)/python -m bench.broker
+
+bench-ingest: build $(STAMP)/bench
+	$(BIN)/python -m bench.ingest
 
 autobahn: build $(STAMP)/test
 	tests/autobahn.sh

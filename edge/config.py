@@ -83,7 +83,9 @@ _address = _parsed_by(parse_address, "HOST:PORT, the host an IP address ([..] ar
 _network = _parsed_by(ipaddress.ip_network, "networks such as 10.0.0.0/8 or ::1/128")
 _broker = _matching(r"memory:|local:.+|(nats|tls)://[^/?\s]+(\?\S*)?", "memory:, local:SOCKET or nats://HOST:PORT")
 _origin = _matching(r"|\*|https?://[^\s/]+", "*, an origin such as https://example.com, or nothing")
+_service = _matching(r"|https?://[^\s]+", "a URL, or nothing")
 _filled = _matching(r".*\S.*", "a name")
+_url = _matching(r"|https?://[^\s/@]+(/\S*)?", "https://HOST/PATH, or nothing")
 _key = _matching(r"(?s)|.{32,}", "32 characters or more")
 
 
@@ -108,9 +110,25 @@ class Auth(msgspec.Struct, frozen=True):
     hs256_key: Annotated[
         str, About("The secret that signs tokens: 32 characters or more.", check=_key, secret=True)
     ] = ""
+    public_keys: Annotated[
+        tuple[str, ...],
+        About("PEM files of keys that verify tokens (RS256, ES256, EdDSA), each FILE or KID=FILE.", check=_filled),
+    ] = ()
+    jwks_url: Annotated[
+        str, About("Where such keys are listed; https, but for loopback and --dev. Empty: nowhere.", check=_url)
+    ] = ""
+    jwks_seconds: Annotated[int, About("How often that is fetched.", 10, 86400)] = 300
+    jwks_keep_seconds: Annotated[int, About("How long its keys are good while it cannot be fetched.", 60, 2592000)] = (
+        86400
+    )
     audience: Annotated[str, About("The `aud` that a token must have; empty asks for none.")] = ""
     issuer: Annotated[str, About("The `iss` that a token must have; empty asks for none.")] = ""
     anonymous_view: Annotated[bool, About("Viewing takes no token.")] = False
+    warn_seconds: Annotated[int, About("A stream is told so long before its token ends.", 0, 3600)] = 30
+    grace_seconds: Annotated[
+        int,
+        About("How long it lives on, behind 5 s of leeway: from half of this to all of it, not all at once.", 0, 3600),
+    ] = 10
 
     def __repr__(self) -> str:
         return "Auth(...)"  # a key in a log or a traceback is a key lost
@@ -166,6 +184,34 @@ class Rooms(msgspec.Struct, frozen=True):
     flush_ms: Annotated[int, About("The time in which comments are gathered where few are said.", 1, 1000)] = 5
 
 
+class Comments(msgspec.Struct, frozen=True):
+    per_user: Annotated[
+        int, About("Comments of a user in 30 s, at a worker; 0: no limit. --dev has none.", 0, 10**6)
+    ] = 20
+    per_moderator: Annotated[int, About("And of a moderator.", 0, 10**6)] = 100
+    per_bot: Annotated[int, About("And of a verified bot.", 0, 10**6)] = 7500
+    per_ip: Annotated[int, About("Comments from one address in a minute, IPv6 by /64.", 0, 10**6)] = 100
+    carriers: Annotated[
+        tuple[str, ...], About("Networks whose addresses many share; they may send 20 times that.", check=_network)
+    ] = ()
+    per_room: Annotated[int, About("Comments in a room in a second.", 0, 10**7)] = 50000
+    per_worker: Annotated[int, About("Comments in all rooms in a second.", 0, 10**7)] = 200000
+
+
+class Moderation(msgspec.Struct, frozen=True):
+    classifier_url: Annotated[
+        str, About("Asked about comments in rooms that are looked at first; empty: nobody is.", check=_service)
+    ] = ""
+    classifier_key: Annotated[str, About("Its bearer token.", secret=True)] = ""
+    classifier_ms: Annotated[int, About("The time that its answer may take.", 50, 10000)] = 400
+    classifier_down: Annotated[
+        Literal["open", "hold"], About("Without an answer: publish, or keep for a moderator.")
+    ] = "hold"
+
+    def __repr__(self) -> str:
+        return "Moderation(...)"
+
+
 class Log(msgspec.Struct, frozen=True):
     level: Annotated[Literal["debug", "info", "warning", "error"], About("What is worth a line.")] = "info"
 
@@ -179,6 +225,8 @@ class Config(msgspec.Struct, frozen=True):
     limits: Limits = Limits()
     streams: Streams = Streams()
     rooms: Rooms = Rooms()
+    comments: Comments = Comments()
+    moderation: Moderation = Moderation()
     log: Log = Log()
 
 
@@ -282,11 +330,23 @@ class _Reader:
         return self.sources.get((section, key), f"{self.file}[{section}] {key}")
 
 
-def _contradictions(config: Config, where: Callable[[str, str], str], environ: Mapping[str, str]) -> Iterator[str]:
+_LOOPBACK = re.compile(r"http://(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?(/|$)")
+
+
+def _contradictions(
+    config: Config, where: Callable[[str, str], str], environ: Mapping[str, str], verifies: bool
+) -> Iterator[str]:
     """What only shows when settings are read side by side."""
-    server, limits = config.server, config.limits
-    if not config.auth.hs256_key and not server.dev:
-        yield f"{where('auth', 'hs256_key')}: empty; no token can be checked without it (or serve with --dev)"
+    server, limits, auth = config.server, config.limits, config.auth
+    if verifies and not (auth.hs256_key or auth.public_keys or auth.jwks_url or server.dev):
+        yield (
+            f"{where('auth', 'hs256_key')}: empty; no token can be checked without it, public_keys or jwks_url "
+            "(or serve with --dev)"
+        )
+    if auth.jwks_url.startswith("http://") and not server.dev and not _LOOPBACK.match(auth.jwks_url):
+        yield f"{where('auth', 'jwks_url')}: whoever can change plain HTTP could make tokens; https:// is wanted"
+    if auth.jwks_keep_seconds < auth.jwks_seconds:
+        yield f"{where('auth', 'jwks_keep_seconds')}: expected at least jwks_seconds, {auth.jwks_seconds}"
     host, port = parse_address(server.listen)
     if server.dev and not ipaddress.ip_address(host).is_loopback and environ.get("EDGE_DEV_ANYWHERE") != "1":
         yield f"{where('server', 'listen')}: {host} is not loopback, as --dev wants it (but for EDGE_DEV_ANYWHERE=1)"
@@ -296,10 +356,11 @@ def _contradictions(config: Config, where: Callable[[str, str], str], environ: M
         yield f"{where('limits', 'inflated_bytes')}: expected at least message_bytes, {limits.message_bytes}"
 
 
-def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, str]) -> Config:
+def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, str], *, verifies: bool = True) -> Config:
     """The settings of a server: defaults, then the file, the environment, the flags. ConfigError lists what is wrong.
 
     Without a path, ./edge.toml is read where there is one. `flags` holds those given ("--workers": "2"), unparsed.
+    With `verifies` it is an error if no token could be verified.
     """
     reader = _Reader()
     if path is not None or Path("edge.toml").exists():
@@ -312,6 +373,6 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, str]
     if reader.problems:
         raise ConfigError(reader.problems)
     config = reader.config()
-    if problems := list(_contradictions(config, reader.where, environ)):
+    if problems := list(_contradictions(config, reader.where, environ, verifies)):
         raise ConfigError(problems)
     return config

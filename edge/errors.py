@@ -48,6 +48,18 @@ PROBLEMS: dict[str, Problem] = {
         Problem("unavailable", 503, 1013, "a part that this needs is not there now", _LATER),
         Problem("bad_json", 400, None, "this is not the JSON that is wanted here", _MEND),
         Problem("bad_text", 400, None, "the text is empty, too long or not plain text", "ask the author to change it"),
+        Problem("bad_words", 400, None, "the list has a bad entry, or too many", "mend the entry that is named"),
+        Problem("bad_pattern", 400, None, "a pattern is malformed or too costly", "mend the pattern that is named"),
+        Problem("bad_mode", 400, None, "there is no such mode", _MEND),
+        Problem("moderated", 403, None, "the rules of this room do not allow this text", "ask the author to change it"),
+        Problem("repeated", 429, None, "many have just sent this text", "ask the author for other words"),
+        Problem("slow_mode", 429, None, "the room is in slow mode", "try again after retry_after seconds"),
+        Problem("subs_only", 403, None, "only subscribers may comment here now", "wait for the room's state to change"),
+        Problem(
+            "emote_only", 403, None, "only emotes may be sent here now", "send emotes, or wait for the state to change"
+        ),
+        Problem("banned", 403, 1008, "you may not comment here", "wait for retry_after seconds, where it is given"),
+        Problem("room_closed", 403, None, "nobody may comment here now", "wait for the room's state to change"),
         Problem("bad_op", 400, None, "there is no such operation", _MEND),
         Problem("bad_room", 400, None, "a room is 1 to 64 of A-Z a-z 0-9 _ -", _MEND),
         Problem("unknown_room", 404, 1008, "there is no such room", _MEND),

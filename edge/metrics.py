@@ -10,7 +10,7 @@ Figures = dict[str, int]
 
 GAUGES = frozenset(
     "connections capacity cold rooms users held_bytes http_connections memory_blocks memory_bytes memory_mapped "
-    "owner_shards".split()
+    "owner_shards classifier_waiting classifier_under_way classifier_held classifier_open".split()
 )
 LABELS = {
     "refused": "status",

@@ -3,19 +3,21 @@
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
 import zstandard
 
 from edge import wire
-from edge.auth import LEEWAY_S, Identity
+from edge.auth import LEEWAY_S, Identity, KeyComing
+from edge.auth.turns import Turns
 from edge.errors import EdgeError
 from edge.offers import ack
 
 log = logging.getLogger("edge.ops")
 
-Offer = Callable[[Identity, str, wire.CommentBody, str, Callable[[str], None]], None]
+Offer = Callable[[int, Identity, str, wire.CommentBody, str, Callable[[str], None]], None]
 """Takes a comment with an id into a room; what became of it is told later."""
 
 
@@ -42,6 +44,7 @@ class Ops:
         binary: frozenset[int],
         inflated_bytes: int,
         identify: Callable[[str], Identity],
+        turns: Turns,
         offer: Offer,
         soon: Callable[[], None],
     ) -> None:
@@ -49,10 +52,12 @@ class Ops:
         self._binary = binary
         self._inflated_bytes = inflated_bytes
         self._identify = identify
+        self._turns = turns
         self._offer = offer
         self._soon = soon  # there is something to write: a turn is wanted
         self._unzstd = zstandard.ZstdDecompressor()
         self._under_way: dict[int, int] = {}  # only of sockets that have some
+        self._proving: dict[int, int] = {}  # fresh tokens that wait for their turn, only of sockets that have some
 
     def take(self, id_: int, op: int, encoding: int, payload: bytes) -> None:
         """One WebSocket message, with its opcode, on a socket of that encoding."""
@@ -114,7 +119,7 @@ class Ops:
             made = wire.comment_id(identity.user, op.ref)
             self._begun(id_)
             try:
-                self._offer(identity, room.decode(), op, made, done)
+                self._offer(id_, identity, room.decode(), op, made, done)
             except EdgeError:
                 self._settled(id_)
                 raise
@@ -130,19 +135,45 @@ class Ops:
         count = self._under_way.pop(id_) - 1
         if count:
             self._under_way[id_] = count
-        if count == UNDER_WAY // 2:
+        if count == UNDER_WAY // 2 and id_ not in self._proving:
             self._sockets.hold(id_, False)
 
     def _auth(self, id_: int, op: wire.Auth) -> None:
+        # Behind the others of this turn, where those are many. Meanwhile the socket is not read: what waits is bounded.
+        self._proving[id_] = self._proving.get(id_, 0) + 1
+        if not self._turns.add(partial(self._prove, id_, op.token)):
+            self._sockets.hold(id_, True)
+
+    def _prove(self, id_: int, token: str) -> None:
+        try:
+            self._renew(id_, token)
+            answer: dict[str, Any] = {"t": "ack", "status": "published"}
+        except KeyComing as error:
+            if self._turns.park(partial(self._prove, id_, token)):
+                self._sockets.hold(id_, True)
+                return
+            answer = wire.error(error)
+        except EdgeError as error:
+            answer = wire.error(error)
+        except Exception:
+            log.exception("a token could not be renewed")
+            answer = wire.error(EdgeError("internal"))
+        count = self._proving.pop(id_) - 1
+        if count:
+            self._proving[id_] = count
+        elif self._under_way.get(id_, 0) < UNDER_WAY:
+            self._sockets.hold(id_, False)
+        self._sockets.reply(id_, answer)
+
+    def _renew(self, id_: int, token: str) -> None:
         claims = self._sockets.claims(id_)
         room = self._sockets.room_of(id_)
-        identity = self._identify(op.token)
+        identity = self._identify(token)
         if claims is None or room is None or msgspec.msgpack.decode(claims, type=Identity).user != identity.user:
             raise EdgeError("forbidden", "a fresh token is for the same user")
         identity.check("read", room.decode())
         if not self._sockets.renew(id_, packed(identity), ends(identity)):
             raise EdgeError("overloaded")
-        self._sockets.reply(id_, {"t": "ack", "status": "published"})
 
 
 def packed(identity: Identity) -> bytes:

@@ -1,16 +1,21 @@
 # What the settings mean to the engine: its bounds in its own units. Pure but for reading this process's descriptor
 # limit.
+import fcntl
 import ipaddress
 import resource
+import sys
 from pathlib import Path
 
 from broker.access import Access
-from edge.config import Config
+from edge.config import Comments, Config, Server
+from edge.ingest.classifier import Classifier, Policy
+from edge.ingest.limits import Rates
 
 SPARE_DESCRIPTORS = 512  # for the broker, files, and HTTP requests that are not streams
 MUST_RING = 64 * 1024
 CHAT_RING = 256 * 1024
 POLL_AGAIN_MS = 500
+LOCK = "edge.lock"  # in the folder of a server's files, held as long as it runs
 CLOSE_MS = 2000
 
 
@@ -57,6 +62,48 @@ def engine_options(config: Config, anonymous: bool, group: bool) -> dict[str, in
 def access(config: Config) -> Access:
     found = config.broker
     return Access(found.creds, found.tls_ca, found.tls_cert, found.tls_key)
+
+
+def data_folder(config: Config) -> str:
+    """Where this box keeps its files, or nothing: in dev mode, where another server has the usual place already, this
+    one does without."""
+    folder = config.server.data
+    if not config.server.dev or folder != Server().data or not Path(folder, LOCK).exists():
+        return folder
+    with Path(folder, LOCK).open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            print(f"edge: another server has the folder {folder}: this one keeps nothing", file=sys.stderr, flush=True)
+            return ""
+    return folder
+
+
+def classifier(config: Config) -> Classifier | None:
+    it = config.moderation
+    if not it.classifier_url:
+        return None
+    return Classifier(it.classifier_url, it.classifier_key, it.classifier_ms / 1000, policy=Policy(it.classifier_down))
+
+
+def rates(config: Config) -> Rates:
+    """What comments are measured by. In dev mode nothing is, but for what is set to something else than the default."""
+    it, usual = config.comments, Comments()
+    if config.server.dev:
+        fields = {name: getattr(it, name) for name in it.__struct_fields__ if name != "carriers"}
+        it = Comments(
+            carriers=it.carriers,
+            **{name: value if value != getattr(usual, name) else 0 for name, value in fields.items()},
+        )
+    return Rates(
+        user=it.per_user,
+        moderator=it.per_moderator,
+        bot=it.per_bot,
+        address=it.per_ip,
+        carriers=it.carriers,
+        room_per_s=it.per_room,
+        all_per_s=it.per_worker,
+    )
 
 
 def can_migrate() -> bool:

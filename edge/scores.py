@@ -1,5 +1,6 @@
-# A score's way into its room's `must` lane: by compare-and-set, by whichever worker has taken it, without an owner and
-# without a wait. It owns what the lane's last number is believed to be. It must never guess how an append has ended.
+# The way into a room's `must` lane, of scores and of news about the room: by compare-and-set, by whichever worker has
+# taken it, without an owner and without a wait. It owns what the lane's last number is believed to be. It must never
+# guess how an append has ended.
 import asyncio
 import logging
 import time
@@ -37,8 +38,17 @@ class Must:
 
 async def score(broker: Broker, must: Must, event: dict[str, Any]) -> str:
     """The event's id on the must lane."""
+    return await _put(broker, must, lambda seq, ts: wire.score(seq, ts, event))
+
+
+async def state(broker: Broker, must: Must, fields: dict[str, Any]) -> str:
+    """The id of the news about the room."""
+    return await _put(broker, must, lambda seq, ts: wire.state(seq, ts, fields))
+
+
+async def _put(broker: Broker, must: Must, make: Callable[[int, int], wire.Message]) -> str:
     async with must.lock:
-        seq = await _append(broker, must, lambda seq, ts: wire.score(seq, ts, event))
+        seq = await _append(broker, must, make)
     if not seq:
         raise EdgeError("unavailable", "it is not known whether this was stored", retry_after=1)
     return f"m{seq}"

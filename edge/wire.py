@@ -22,9 +22,24 @@ EVENT_VALUES = 2000
 ITEM_BYTES = 16 * 1024
 
 _ROOM = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
-# C0, DEL, C1; and what reorders the text around it: embeddings, overrides and isolates. LRM, RLM and ALM stay: honest
-# right-to-left text needs them, and they reorder nothing by themselves.
-_BAD_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# C0, DEL, C1; line and paragraph ends; what reorders the text around it: embeddings, overrides and isolates; halves of
+# surrogate pairs, which no encoder takes. LRM, RLM and ALM stay: honest right-to-left text needs them, and they reorder
+# nothing by themselves.
+_BAD_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+ACCENTS = "\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
+"""Marks that go with letters of any kind, as a class of a pattern. What is left of them in NFC is rarely writing."""
+MARKS = "".join(chr(code) for code in range(0x300, 0x10000) if unicodedata.category(chr(code))[0] == "M")
+"""All marks of the basic plane, as a class of a pattern: the vowels of Indic scripts, Thai or Burmese among them."""
+# So many above or below one letter run into the lines around it. Honest writing has up to 2 of the first kind (in NFC),
+# and up to 6 of all (Burmese, Tibetan). The rare scripts beyond the basic plane get by with 4.
+_TOO_MANY_MARKS = re.compile(f"[{ACCENTS}]{{5}}|[{MARKS}]{{9}}")
+_FAR = frozenset(chr(code) for code in range(0x10000, 0x1F000) if unicodedata.category(chr(code))[0] == "M")
+_TOO_MANY_FAR = re.compile(f"[{''.join(sorted(_FAR))}]{{5}}")  # slow: for texts that have any of them
+# What shows nothing by itself: space, fillers, joiners, selectors, tags.
+_UNSEEN = re.compile(
+    "[\\s\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2060-\u2064\u206a-\u206f\u2800\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]+"
+)
 
 Ref = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+\Z")]
 Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+\Z")]
@@ -139,16 +154,19 @@ def _check_event(event: dict[str, Any]) -> None:
 
 def clean_text(text: str) -> str:
     """The text in NFC, or bad_text saying why not."""
-    if len(text) > 4 * TEXT_CHARS:  # before the work of normalising; composing shortens no text to a quarter
-        raise EdgeError("bad_text", f"the text has more than {TEXT_CHARS} characters")
-    if not text.isascii():
+    if text.isascii():
+        if len(text) <= TEXT_CHARS and text.isprintable() and text.strip():
+            return text
+    elif len(text) <= 4 * TEXT_CHARS:  # what is longer need not be normalised: composing shortens none to a quarter
         text = unicodedata.normalize("NFC", text)
-    if not text or text.isspace():
-        raise EdgeError("bad_text", "the text is empty")
     if len(text) > TEXT_CHARS:
-        raise EdgeError("bad_text", f"the text has {len(text)} characters, and {TEXT_CHARS} is the limit")
+        raise EdgeError("bad_text", f"the text has more than {TEXT_CHARS} characters")
     if found := _BAD_TEXT.search(text):
         raise EdgeError("bad_text", f"the text contains U+{ord(found[0]):04X}, a character that is not to be shown")
+    if not text or _UNSEEN.fullmatch(text):
+        raise EdgeError("bad_text", "the text is empty")
+    if _TOO_MANY_MARKS.search(text) or (not _FAR.isdisjoint(text) and _TOO_MANY_FAR.search(text)):
+        raise EdgeError("bad_text", "the text has too many marks on one letter")
     return text
 
 

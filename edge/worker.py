@@ -11,8 +11,8 @@ import signal
 import socket
 import sys
 import time
-from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -27,18 +27,24 @@ from edge._fast import sys as fast_sys
 from edge._fast.reactor import BINARY, Engine
 from edge.api.app import build, build_private
 from edge.api.serving import runner as http_runner
-from edge.auth import Identity, Tokens, check_name, dev
+from edge.auth import Identity, KeyComing, check_name, dev
+from edge.auth.setup import open_tokens, stream_times
+from edge.auth.turns import Turns
 from edge.config import Config
+from edge.desk import Desk
 from edge.errors import EdgeError
-from edge.limits import Buckets
+from edge.ingest.limits import Buckets
+from edge.ingest.pipeline import Event, Pipeline, Slowed
 from edge.metrics import Board
 from edge.offers import Done, Offers, ack
 from edge.ops import Ops, ends, packed
-from edge.options import access, can_migrate, capacity, engine_options, trusted_networks
+from edge.options import access, can_migrate, capacity, classifier, data_folder, engine_options, rates, trusted_networks
 from edge.outside import Outside
 from edge.owner import WANTED, Owner
 from edge.reports import Reports
-from edge.scores import score
+from edge.rules import EVERYWHERE, Ban, Rules
+from edge.scores import score, state
+from edge.speech import Speech
 from edge.trouble import Trouble
 from edge.watch import Parked, Room, Watch
 
@@ -47,6 +53,8 @@ log = logging.getLogger("edge.worker")
 ANYBODY = Identity(user="", name="", scopes=frozenset({"read"}))
 HTTP_CONNECTIONS = 384
 GOODBYE_S = 2.0
+TELL = "tell"
+"""What moderators have decided about a comment is told to its author's sockets, on whatever box."""
 ABSENT = 10_000
 ABSENT_S = 1.0  # that a room which was not there is not looked for again
 
@@ -72,14 +80,10 @@ class Worker:
         self.cors_origin = config.server.cors_origin
         self.busy = busy_answer(self.cors_origin)
         self.anonymous = config.auth.anonymous_view or config.server.dev
-        self.tokens = None
-        if config.auth.hs256_key:
-            self.tokens = Tokens(
-                config.auth.hs256_key, audience=config.auth.audience or None, issuer=config.auth.issuer or None
-            )
+        self.turns = Turns(loop.call_soon, config.limits.tokens_per_tick, self.soon)
+        self.tokens, self.jwks = open_tokens(config.auth, self.turns.resume)
         self.opening = Buckets(0 if config.server.dev else config.limits.opens_per_ip, 60.0)
         self.absent: dict[str, float] = {}  # rooms that were not there when a snapshot was asked for, and when
-        self.opens_waiting: deque[tuple[int, bytes, bytes | None, bytes | None]] = deque()
         self.tasks: set[asyncio.Task[Any]] = set()
         self.turning = False
         self.next_turn = self.turn  # bound once: a broadcast calls it a thousand times a second
@@ -97,8 +101,14 @@ class Worker:
             trusted_networks(config.server.proxy_trusted),
             config.server.cors_origin.encode(),
         )
+        self.engine.tokens_end(*stream_times(config.auth))
         self.watch = Watch(link, self.engine, config.limits.rooms, self._let_in, self._turn_away, self.spawn, self.soon)
         self.offers = Offers(link, self.spawn)
+        self.pipeline = Pipeline(rates(config))
+        self.rules = Rules(link, self.pipeline, self._banned)
+        self.desk = Desk(link, self._announce, self._publish, self._tell_user)
+        self.classifier = classifier(config)
+        self.speech = Speech(self.offers, self.pipeline, self.rules, self.desk, self.spawn, self.classifier)
         self.trouble = Trouble(link, self.engine, self.soon, self.offers.failing)
         alone = config.broker.url == "memory:"
         self.owner = Owner(link, config.rooms.flush_ms, (number, count), alone, self.spawn)
@@ -108,6 +118,7 @@ class Worker:
             BINARY,
             config.limits.inflated_bytes,
             lambda token: self.identify(token, None),
+            self.turns,
             self._offer,
             self.soon,
         )
@@ -165,31 +176,34 @@ class Worker:
             self.arriving -= 1
 
     def opens(self, requests: list[tuple[int, bytes, bytes | None, bytes | None]]) -> None:
-        self.opens_waiting.extend(requests)
-        if len(self.opens_waiting) == len(requests):
-            self._admit_some()
-
-    def _admit_some(self) -> None:
-        # A bounded number each turn: verifying a token takes 30 us and more, and others wait meanwhile.
-        for _ in range(min(len(self.opens_waiting), self.config.limits.tokens_per_tick)):
-            id_, room, token, user = self.opens_waiting.popleft()
-            try:
-                identity = self.identify(_text(token), _unquoted(user))
-                identity.check("read", room.decode())
-                self._check_opening(room.decode(), self.engine.address(id_) or b"")
-                self._admit(id_, room.decode(), identity)
-            except EdgeError as error:
-                self._refuse(id_, error)
-            except Exception:
-                log.exception("a stream could not be admitted")
-                self._refuse(id_, EdgeError("internal"))
-        if self.opens_waiting:
-            self.loop.call_soon(self._admit_some)
+        for request in requests:
+            self.turns.add(partial(self._open, *request))
         self.soon()
+
+    def _open(self, id_: int, room: bytes, token: bytes | None, user: bytes | None) -> None:
+        try:
+            identity = self.identify(_text(token), _unquoted(user))
+            identity.check("read", room.decode())
+            self._check_ban(room.decode(), identity)
+            self._check_opening(room.decode(), self.engine.address(id_) or b"")
+            self._admit(id_, room.decode(), identity)
+        except KeyComing as error:
+            if not self.turns.park(partial(self._open, id_, room, token, user)):
+                self._refuse(id_, error)
+        except EdgeError as error:
+            self._refuse(id_, error)
+        except Exception:
+            log.exception("a stream could not be admitted")
+            self._refuse(id_, EdgeError("internal"))
 
     def _refuse(self, id_: int, error: EdgeError) -> None:
         words = "".join(c for c in error.message if c.isascii() and c.isprintable() and c not in '"\\')
         self.engine.refuse(id_, error.status, error.name.encode(), words.encode()[:200], int(error.retry_after or 0))
+
+    def _check_ban(self, room: str, identity: Identity) -> None:
+        ban = self.rules.ban(room, identity.user, time.time()) if identity.user else None
+        if ban is not None and ban.until is None and not ban.shadow:
+            raise EdgeError("banned")
 
     def _check_opening(self, room: str, address: bytes) -> None:
         """A room that is not open here takes reads of the log, and is made if it is not there."""
@@ -226,9 +240,17 @@ class Worker:
 
     def housekeep(self) -> None:
         self.watch.housekeep(self.loop.time())
+        for room, event in self.pipeline.turn(time.monotonic()):
+            self._happened(room, event)
         self.spawn(self._report())
         self._post()
         self.loop.call_later(1.0, self.housekeep)
+
+    def _happened(self, room: str, event: Event) -> None:
+        """In a room, at this worker: all are told of a slow mode, and moderators read of the rest."""
+        if isinstance(event, Slowed):
+            self.spawn(self._announce(room, {"mode": msgspec.to_builtins(event.mode), "auto": event.on}))
+        log.warning("room %s: %s", room, event)
 
     async def _report(self) -> None:
         with contextlib.suppress(BrokerError):
@@ -253,7 +275,7 @@ class Worker:
             raise EdgeError("unauthorized")
         return ANYBODY
 
-    async def comment(self, identity: Identity, room: str, body: wire.CommentBody) -> wire.Message:
+    async def comment(self, identity: Identity, room: str, body: wire.CommentBody, peer: bytes = b"") -> wire.Message:
         """Its ack, once it is stored."""
         told: asyncio.Future[str] = self.loop.create_future()
 
@@ -262,14 +284,42 @@ class Worker:
                 told.set_result(status)
 
         made = wire.comment_id(identity.user, body.ref)
-        self._offer(identity, room, body, made, done)
+        self.speech.say(identity, room, body, made, peer, done)
         return ack(body.ref, made, await told)
 
-    def _offer(self, identity: Identity, room: str, body: wire.CommentBody, made: str, done: Done) -> None:
-        now_ms = time.time_ns() // 1_000_000
-        self.offers.take(
-            room, wire.comment(made, identity.public(), body.x, now_ms, re=body.re, tier=identity.tier), done
-        )
+    def _offer(self, id_: int, identity: Identity, room: str, body: wire.CommentBody, made: str, done: Done) -> None:
+        self.speech.say(identity, room, body, made, self.engine.address(id_) or b"", done)
+
+    async def _publish(self, room: str, comment: wire.Message) -> str:
+        told: asyncio.Future[str] = self.loop.create_future()
+        self.offers.take(room, comment, told.set_result)
+        return await told
+
+    async def _announce(self, room: str, fields: dict[str, Any]) -> str:
+        return await state(self.broker, self.watch.room(room).must, fields)
+
+    async def _tell_user(self, user: str, message: wire.Message) -> None:
+        with contextlib.suppress(BrokerError):
+            await self.broker.emit(TELL, msgspec.msgpack.encode((user, message)))
+
+    def _told(self, data: bytes) -> None:
+        try:
+            user, message = msgspec.msgpack.decode(data, type=tuple[str, dict[str, Any]])
+        except msgspec.DecodeError as bad:
+            log.error("what came on %s is nothing to tell (%s)", TELL, bad)
+            return
+        for id_ in self.engine.sockets_of(user.encode()):
+            self.engine.reply(id_, message)
+        self.soon()
+
+    def _banned(self, room: str, ban: Ban) -> None:
+        """Who is out for good is out at once; who may not speak for a while, or is alone with it, stays."""
+        if ban.until is not None or ban.shadow:
+            return
+        for id_ in self.engine.sockets_of(ban.user.encode()):
+            if room == EVERYWHERE or self.engine.room_of(id_) == room.encode():
+                self.engine.end(id_, 1008, b"banned")
+        self.soon()
 
     async def score(self, identity: Identity, room: str, event: dict[str, Any]) -> str:
         return await score(self.broker, self.watch.room(room).must, event)
@@ -284,7 +334,8 @@ class Worker:
             heads = await self._heads(room, address)
         last = {"must": f"m{heads[MUST]}", "chat": f"c{heads[CHAT]}"}
         viewers = info["viewers"] if info else 0
-        return {"room": room, "state": "live", "viewers": viewers, "since": since, "last": last}
+        mode = msgspec.to_builtins(self.rules.mode(room))
+        return {"room": room, "state": "live", "viewers": viewers, "since": since, "last": last, "mode": mode}
 
     async def _heads(self, room: str, address: bytes) -> list[int]:
         now = self.loop.time()
@@ -316,6 +367,9 @@ class Worker:
         figures["http_refused"] = self.http_refused
         figures |= self.owner.metrics() | self.broker.figures()
         figures |= {f"comments_{name}": getattr(self.offers, name) for name in ("taken", "refused", "unknown")}
+        figures |= {f"comments_{name}": getattr(self.speech, name) for name in ("rejected", "shadowed", "held")}
+        if self.classifier is not None:
+            figures |= self.classifier.figures()
         figures["trouble"] = self.trouble.times
         figures |= {f"memory_{name}": value for name, value in fast_sys.memory().items()}
         self.board.post(self.number, figures)
@@ -338,6 +392,9 @@ class Worker:
         except BrokerError as error:
             log.warning("no broker yet: %s", error)
         await self.broker.hear(WANTED, self._wanted)
+        await self.broker.hear(TELL, self._told)
+        if not self.broker.connected or not await self._ruled():  # nobody is let in before what is set holds
+            self.spawn(self._rule())
         if isinstance(self.broker, Answers):
             outside = Outside(self.comment, lambda room, event: score(self.broker, self.watch.room(room).must, event))
             await self.broker.answer("score", outside.score)
@@ -345,9 +402,27 @@ class Worker:
         if self.config.rooms.own:
             await self.owner.start(self.broker.connected)
         self.spawn(self.trouble.watch())
+        if self.jwks:
+            self.spawn(self.jwks.run())
+
+    async def _rule(self) -> None:
+        while not self.stopping and not await self._ruled():  # noqa: ASYNC110 - the broker signals nobody
+            await asyncio.sleep(1.0)
+
+    async def _ruled(self) -> bool:
+        """What moderators have set is here; the broker keeps it up to date from then on."""
+        try:
+            await self.rules.start()
+            await self.desk.start()
+        except BrokerError as error:
+            log.warning("no rules yet: %s", error)
+            return False
+        return True
 
     async def stop(self) -> None:
         self.stopping = True
+        if self.jwks:
+            self.jwks.end()
         self.engine.unlisten()
         self.engine.end_all(1012, b"restart")
         self.soon()
@@ -357,6 +432,8 @@ class Worker:
         if self.http is not None:
             await self.http.cleanup()
         await self.owner.stop()
+        if self.classifier is not None:
+            await self.classifier.close()
         await self.broker.close()
         for task in list(self.tasks):
             task.cancel()
@@ -388,7 +465,7 @@ async def _serve(
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    link = broker.open(config.broker.url, access(config))
+    link = broker.open(config.broker.url, access(config), data=data_folder(config))
     it = Worker(config, loop, link, worker, workers, board)
     it.http = http_runner(build(it), config.streams.keepalive_seconds)
     await it.http.setup()

@@ -22,6 +22,8 @@ import pytest
 import broker
 from bench.floor import rows
 from edge import config, errors
+from edge.ingest.classifier import Classifier
+from edge.metrics import exposition
 from tests.server import Server
 from tests.web.chromium import browser, find, tab
 
@@ -36,7 +38,7 @@ LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 FENCE = re.compile(r"<!-- (\w+)(?: until ([^\n]+))? -->\n```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SWITCHES = {"EDGE_SECTION_KEY", "EDGE_DEV_ANYWHERE", "EDGE_DEBUG", "EDGE_SANITIZE"}  # environment that is no setting
-STREAMS = {"EDGE_LOG", "EDGE_LOG_0", "EDGE_LOG_1", "EDGE_IN", "EDGE_LEASES"}  # of NATS, and a bucket
+STREAMS = {"EDGE_LOG", "EDGE_LOG_0", "EDGE_LOG_1", "EDGE_IN", "EDGE_LEASES", "EDGE_STATE"}  # of NATS, and a bucket
 
 page_named = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -134,6 +136,9 @@ def test_the_metrics_of_the_architecture_are_those_of_the_server(server: Server)
     figures = set(server.figures())
     for url in ("local:/nowhere", "nats://nowhere:4222"):  # each broker has some of its own
         figures |= {f"edge_{name}_total" for name in broker.open(url).figures()}
+    asker = Classifier("http://nowhere/", "")
+    told = exposition([("", asker.figures())])
+    figures |= set(re.findall(r"^(edge_\w+) ", told, re.MULTILINE))
     chapter = ARCHITECTURE.partition("## Metrics")[2]
     assert {name.partition("{")[0] for name in figures} == set(re.findall(r"`(edge_\w+)`", chapter)) - {
         "edge_refused",

@@ -2,6 +2,7 @@
 # once. It must never listen, or touch a viewer's stream but to hand it over.
 
 import asyncio
+import ipaddress
 import mimetypes
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,14 @@ from aiohttp import web
 
 from edge import wire
 from edge.api.answers import COMMON, answer, answers, common_headers
+from edge.api.moderation import Desk, Moderation
 from edge.api.stream import hand_over
 from edge.auth import Identity
 from edge.errors import PROBLEMS, EdgeError
 
 PAGES = Path(__file__).parent.parent / "web"
 BODY_S = 10.0
+MAPPED = bytes(10) + b"\xff\xff"  # IPv4 in IPv6
 # Scripts and styles come as files of our own; nothing else runs, loads, frames the page or is posted from it.
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -37,7 +40,7 @@ class Service(Protocol):
         token; else `unauthorized`."""
         ...
 
-    async def comment(self, identity: Identity, room: str, body: wire.CommentBody) -> wire.Message:
+    async def comment(self, identity: Identity, room: str, body: wire.CommentBody, peer: bytes) -> wire.Message:
         """An ack: `id` and `status`, with `error` and the rest where it was rejected."""
         ...
 
@@ -48,6 +51,9 @@ class Service(Protocol):
     async def snapshot(self, room: str, peer: bytes) -> wire.Message:
         """What is so in a room just now. `peer` is the address that came with the connection, or nothing."""
         ...
+
+    @property
+    def desk(self) -> Desk: ...
 
     def adopt(self, sock_fd: int, head: bytes, peer: bytes) -> None:
         """Takes a connection whose next request, a stream's, has been read: `head`, and what came behind it. `peer` is
@@ -73,6 +79,7 @@ def build(service: Service) -> web.Application:
     app.router.add_get("/v1/rooms/{room}", public.snapshot)
     app.router.add_post("/v1/rooms/{room}/comments", public.comment)
     app.router.add_post("/v1/rooms/{room}/score", public.score)
+    Moderation(service.desk, public.speaker, public.body).routes(app.router)
     for kind in ("ws", "sse", "poll"):
         app.router.add_get(f"/v1/rooms/{{room}}/{kind}", public.stream, allow_head=False)
     return app
@@ -109,22 +116,22 @@ class Public:
     async def snapshot(self, request: web.Request) -> web.Response:
         room = _room(request)
         self._identify(request).check("read", room)
-        return answer(await self.service.snapshot(room, getattr(request.protocol, "peer", b"")))
+        return answer(await self.service.snapshot(room, _peer(request)))
 
     async def comment(self, request: web.Request) -> web.Response:
         room = _room(request)
-        identity = self._speaker(request)
+        identity = self.speaker(request)
         identity.check("comment", room)
-        body = wire.decode_comment(await self._body(request))
-        ack = await self.service.comment(identity, room, body)
+        body = wire.decode_comment(await self.body(request))
+        ack = await self.service.comment(identity, room, body, _peer(request))
         _check_ack(ack)
         return answer({"id": ack["id"], "status": ack["status"]}, 201)
 
     async def score(self, request: web.Request) -> web.Response:
         room = _room(request)
-        identity = self._speaker(request)
+        identity = self.speaker(request)
         identity.check("score", room)
-        event = wire.decode_event(await self._body(request))
+        event = wire.decode_event(await self.body(request))
         return answer({"id": await self.service.score(identity, room, event)}, 201)
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
@@ -137,14 +144,14 @@ class Public:
     def _identify(self, request: web.Request) -> Identity:
         return self.service.identify(*_credentials(request))
 
-    def _speaker(self, request: web.Request) -> Identity:
+    def speaker(self, request: web.Request) -> Identity:
         """Somebody with a name: viewing may be free, speaking is not."""
         token, user = _credentials(request)
         if token is None and user is None:
             raise EdgeError("unauthorized")
         return self.service.identify(token, user)
 
-    async def _body(self, request: web.Request) -> bytes:
+    async def body(self, request: web.Request) -> bytes:
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise EdgeError("bad_request", "the body is compressed, which is not taken here")
         if (request.content_length or 0) > self.service.body_bytes:
@@ -165,6 +172,19 @@ def _check_ack(ack: wire.Message) -> None:
         raise EdgeError("unavailable", words, retry_after=ack.get("retry_after", 1))
     name = ack.get("error")
     raise EdgeError(name if name in PROBLEMS else "forbidden", ack.get("message"), retry_after=ack.get("retry_after"))
+
+
+def _peer(request: web.Request) -> bytes:
+    """The viewer's address in 16 bytes: as it came with the connection (that may be a PROXY header's), else its own."""
+    found: bytes = getattr(request.protocol, "peer", b"")
+    if found or request.transport is None:
+        return found
+    name = request.transport.get_extra_info("peername")
+    try:
+        address = ipaddress.ip_address(name[0].partition("%")[0])
+    except (TypeError, ValueError, IndexError, AttributeError):
+        return b""
+    return MAPPED + address.packed if address.version == 4 else address.packed
 
 
 def _room(request: web.Request) -> str:

@@ -133,11 +133,26 @@ function showViewers(count) {
 
 const TROUBLES = { broker: "Nothing new is coming in just now. What is missed will follow." };
 
-function showRoom({ state, trouble, notice }) {
+let mode = ""; // what moderators have set, in words
+
+function showRoom(message) {
+  if (message.auth !== undefined) return; // about this viewer's token, not the room
+  if (message.mode !== undefined) mode = modeInWords(message.mode);
+  const { state, trouble, notice } = message;
   const closed = state && state !== "live" ? `This room is ${state}.` : "";
-  const said = notice ?? TROUBLES[trouble] ?? trouble ?? closed;
+  const said = (notice ?? TROUBLES[trouble] ?? trouble ?? closed) || mode;
   page.notice.textContent = typeof said === "string" ? said : JSON.stringify(said);
   page.notice.hidden = !said;
+}
+
+function modeInWords(set) {
+  const words = [];
+  if (set.closed) words.push("Comments are closed.");
+  if (set.subs_only) words.push("Subscribers only.");
+  if (set.emote_only) words.push("Emotes only.");
+  if (set.slow_seconds) words.push(`Slow mode: one comment every ${set.slow_seconds} s.`);
+  if (set.moderation === "pre") words.push("Comments are looked at before they are shown.");
+  return words.join(" ");
 }
 
 function showSample({ m, of }) {

@@ -33,6 +33,7 @@ class FakeService:
         self.failure: Exception | None = None
         self.adopted: list[tuple[socket.socket, bytes]] = []
         self.up = True
+        self.desk: Any = None
 
     def identify(self, token: str | None, user: str | None) -> Identity:
         if token is not None:
@@ -41,7 +42,7 @@ class FakeService:
             return auth.dev(user)
         return Identity(user="", name="", scopes=frozenset({"read"}))
 
-    async def comment(self, identity: Identity, room: str, body: wire.CommentBody) -> wire.Message:
+    async def comment(self, identity: Identity, room: str, body: wire.CommentBody, peer: bytes) -> wire.Message:
         if self.failure:
             raise self.failure
         self.comments.append((identity.user, room, body))

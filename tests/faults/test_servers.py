@@ -40,7 +40,7 @@ async def whole(it: Stage) -> None:
     async def looks_whole() -> bool:
         with contextlib.suppress(nats.errors.Error, nats.js.errors.Error):
             streams = await client.jetstream().streams_info()
-            return len(streams) == 4 and all(
+            return len(streams) == 5 and all(
                 stream.cluster.leader and all(peer.current and not peer.offline for peer in stream.cluster.replicas)
                 for stream in streams
             )

@@ -73,6 +73,7 @@ class Script:
 
     body_bytes = 4096
     cors_origin = "*"
+    desk: Any = None
 
     def __init__(self) -> None:
         self.viewers: list[Viewer] = []
@@ -82,14 +83,14 @@ class Script:
     def identify(self, token: str | None, user: str | None) -> Identity:
         return auth.dev(user or "nobody")
 
-    async def comment(self, identity: Identity, room: str, body: wire.CommentBody) -> wire.Message:
+    async def comment(self, identity: Identity, room: str, body: wire.CommentBody, peer: bytes) -> wire.Message:
         raise NotImplementedError
 
     async def score(self, identity: Identity, room: str, event: dict[str, Any]) -> str:
         self.scores.append(event)
         return "m1"
 
-    async def snapshot(self, room: str) -> wire.Message:
+    async def snapshot(self, room: str, peer: bytes) -> wire.Message:
         return {}
 
     def metrics(self) -> str:
@@ -376,6 +377,16 @@ async def test_state_is_shown(page: Page, site: Site) -> None:
     viewer.say(**wire.state(1, 5, {"state": "closed"}))
     await page.until("document.querySelector('#notice').innerText === 'This room is closed.'")
     viewer.say(**wire.state(2, 5, {"state": "live"}))
+    await page.until("document.querySelector('#notice').hidden")
+    viewer.say(**wire.state(3, 5, {"mode": {"slow_seconds": 30, "moderation": "post"}}))
+    slow = "document.querySelector('#notice').innerText === 'Slow mode: one comment every 30 s.'"
+    await page.until(slow)
+    viewer.say(t="state", trouble="broker")
+    await page.until("document.querySelector('#notice').innerText.startsWith('Nothing new is coming in')")
+    viewer.say(t="state", auth="ends", in_ms=1000)
+    viewer.say(t="state", trouble=None)
+    await page.until(slow)
+    viewer.say(**wire.state(4, 5, {"mode": {}}))
     await page.until("document.querySelector('#notice').hidden")
     viewer.say(t="error", error="bad_op", message="there is no such operation")
     await page.until("document.querySelector('#ack').innerText === 'there is no such operation'")

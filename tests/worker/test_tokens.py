@@ -1,15 +1,23 @@
-"""Who may view, speak and publish, on a server without --dev: tokens at the upgrade, in the header, and on a socket."""
+"""Who may view, speak and publish, on a server without --dev: tokens at the upgrade, in the header, and on a socket;
+the end of a token on a stream; keys from files and from a list that changes."""
 
+import base64
+import hmac
 import json
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from edge.auth import LEEWAY_S, Tokens
-from tests.raw import UPGRADE, Raw, await_heads
+from tests.raw import CLOSE, UPGRADE, Raw, await_heads
 from tests.server import Server, no_complaints, until
 
 KEY = "k" * 32
@@ -18,7 +26,7 @@ TOKENS = Tokens(KEY)
 
 @pytest.fixture(scope="module")
 def strict() -> Iterator[Server]:
-    with Server(dev=False, auth_hs256_key=KEY) as server:
+    with Server(dev=False, auth_hs256_key=KEY, auth_grace_seconds=1) as server:
         yield server
 
 
@@ -178,3 +186,173 @@ def test_viewing_may_be_free() -> None:
         with Raw(server) as raw:
             raw.post("/v1/rooms/free/comments", b'{"x":"hi"}')
             assert raw.reply().error() == "unauthorized"
+
+
+def event(raw: Raw, kind: str) -> Any:
+    """The data of the next event of a kind."""
+    raw.take_to(f"event: {kind}\n".encode())
+    return json.loads(raw.take_to(b"\n\n").partition(b"data: ")[2])
+
+
+def test_a_stream_ends_behind_its_token(server: Server, room: str) -> None:
+    in_s = 2.0
+    end = int(time.time() + in_s)
+    short = TOKENS.mint("ann", end)
+    with Raw(server) as ws, Raw(server) as sse, Raw(server) as renewed, Raw(server) as lasting:
+        lasting.upgrade(room, f"?token={token()}")
+        ask(ws, "ws", room, f"?token={short}")
+        ask(sse, "sse", room, f"?token={short}")
+        ask(renewed, "ws", room, f"?token={short}")
+        for raw, status in ((ws, 101), (sse, 200), (renewed, 101)):
+            assert raw.head()[0] == status
+        for told in (ws.message("state"), event(sse, "state"), renewed.message("state")):
+            assert (told["auth"], told.keys()) == ("ends", {"t", "auth", "in_ms"})
+            assert 0 <= told["in_ms"] <= in_s * 1000
+        renewed.say(json.dumps({"op": "auth", "token": token()}))
+        assert renewed.message("ack")["status"] == "published"
+        close = ws.frame_of(CLOSE)
+        assert end + LEEWAY_S + 0.5 <= time.time()
+        assert (close.code(), close.payload[2:]) == (1008, b"the token has ended")
+        assert event(sse, "error") == {"t": "error", "error": "unauthorized", "message": "the token has ended"}
+        assert sse.ended()
+        for raw in (renewed, lasting):
+            raw.say('{"op":"comment","ref":"1","x":"still here"}')
+            assert raw.message("ack")["status"] == "published"
+        with Raw(server) as again:
+            ask(again, "ws", room, f"?token={short}")
+            assert again.reply().status == 401, "whoever was closed is not let in again"
+
+
+def test_who_comes_late_is_told_at_once(server: Server, room: str) -> None:
+    with Raw(server) as raw:
+        raw.upgrade(room, f"?token={token(in_s=1 - LEEWAY_S)}")
+        assert raw.message("state") == {"t": "state", "auth": "ends", "in_ms": 0}
+
+
+def test_many_fresh_tokens_at_once_are_all_answered_in_order(server: Server, room: str) -> None:
+    with Raw(server) as raw:
+        raw.upgrade(room, f"?token={token()}")
+        fresh = [token(name=f"Ann {i}") for i in range(60)]
+        for i, one in enumerate(fresh):
+            raw.say(json.dumps({"op": "auth", "token": one if i % 3 else one + "x"}))
+        for i in range(len(fresh)):
+            answer = raw.message("ack" if i % 3 else "error")
+            assert answer.get("status", answer.get("error")) == ("published" if i % 3 else "unauthorized")
+        raw.say('{"op":"comment","ref":"1","x":"hi"}')
+        assert raw.message("batch")["m"][0]["u"]["name"] == "Ann 59"
+
+
+# Keys that are public.
+
+
+def signed(private: EllipticCurvePrivateKey, kid: str, user: str = "ann", in_s: float = 60) -> str:
+    claims = {"sub": user, "exp": time.time() + in_s, "scope": "read comment"}
+    return jwt.encode(claims, private, "ES256", headers={"kid": kid})
+
+
+class Lister:
+    """A list of keys on the loopback, in threads of its own. While `gate` is shut it does not answer."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, EllipticCurvePrivateKey] = {}
+        self.gate = threading.Event()
+        self.gate.set()
+        self.asked = 0
+        lister = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                lister.asked += 1
+                lister.gate.wait(10)
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(lister.body())
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.thread.start()
+
+    def body(self) -> bytes:
+        algorithm = jwt.get_algorithm_by_name("ES256")
+        return json.dumps(
+            {
+                "keys": [
+                    algorithm.to_jwk(private.public_key(), as_dict=True) | {"kid": kid}
+                    for kid, private in self.keys.items()
+                ]
+            }
+        ).encode()
+
+    def close(self) -> None:
+        self.gate.set()
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+@pytest.fixture
+def lister() -> Iterator[Lister]:
+    found = Lister()
+    yield found
+    found.close()
+
+
+def test_a_list_of_keys_that_changes(lister: Lister) -> None:
+    old, new = generate_private_key(SECP256R1()), generate_private_key(SECP256R1())
+    lister.keys["old"] = old
+    lister.gate.clear()
+    url = f"http://127.0.0.1:{lister.server.server_port}/keys"
+    with Server(dev=False, auth_jwks_url=url, auth_hs256_key=KEY, auth_jwks_seconds=10) as server:
+        until(lambda: lister.asked)
+        with Raw(server) as early, Raw(server) as known, Raw(server) as stranger, Raw(server) as script:
+            ask(early, "ws", "a", f"?token={signed(old, 'old')}")
+            ask(stranger, "sse", "a", f"?token={signed(new, 'new')}")
+            known.upgrade("a", f"?token={token()}")
+            known.say(json.dumps({"op": "auth", "token": signed(old, "old")}))
+            script.post(f"/v1/rooms/a/comments?token={signed(old, 'old')}", b'{"x":"hi"}')
+            reply = script.reply()
+            assert (reply.status, reply.error(), reply.headers["retry-after"]) == (503, "unavailable", "1")
+            lister.gate.set()
+            assert early.head()[0] == 101, "it waited for the keys"
+            assert stranger.reply().error() == "unauthorized", "and so did this one, in vain"
+            assert known.message("ack")["status"] == "published"
+            known.say('{"op":"comment","ref":"1","x":"hi"}')
+            assert known.message("ack")["status"] == "published"
+            lister.keys = {"new": new}
+            until(lambda: lister.asked >= 2)
+
+            def let_in() -> bool:
+                with Raw(server) as raw:
+                    ask(raw, "sse", "a", f"?token={signed(new, 'new')}")
+                    return raw.head()[0] == 200
+
+            until(let_in)
+            with Raw(server) as raw:
+                ask(raw, "ws", "a", f"?token={signed(old, 'old')}")
+                assert raw.reply().status == 401
+
+
+def test_keys_in_files_and_a_token_that_takes_the_public_key_for_a_secret(tmp_path: Path) -> None:
+    private = generate_private_key(SECP256R1())
+    pem = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "key.pem").write_bytes(pem)
+    head, claims, _ = jwt.encode({"sub": "ann", "exp": 2e9, "scope": "read"}, KEY, "HS256", headers={"kid": "k"}).split(
+        "."
+    )
+    digest = hmac.digest(pem, f"{head}.{claims}".encode(), "sha256")
+    confused = f"{head}.{claims}.{base64.urlsafe_b64encode(digest).decode().rstrip('=')}"
+    with Server(dev=False, auth_public_keys=f"k={tmp_path}/key.pem") as server:
+        for query, status in (
+            (signed(private, "k"), 101),
+            (signed(private, "other"), 401),
+            (signed(generate_private_key(SECP256R1()), "k"), 401),
+            (confused, 401),
+            (f"{head}.{claims}.", 401),
+            (jwt.encode({"sub": "ann", "exp": 2e9, "scope": "read"}, None, "none", headers={"kid": "k"}), 401),
+        ):
+            with Raw(server) as raw:
+                ask(raw, "ws", "a", f"?token={query}")
+                assert raw.head()[0] == status

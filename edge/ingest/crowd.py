@@ -1,0 +1,183 @@
+# What many do at once: the same text from many users is damped, and a sudden crowd on one target or of new accounts is
+# told to the moderators. It owns what a room has seen lately, in bounded tables. It must never judge one comment by
+# itself, nor keep a text past its window.
+#
+# Near-identical: of a text's distinct words the four with the least hashes are its sketch, and any three of the four
+# name it. So a text in which one word was put in, left out or replaced still shares a name with the one before: the
+# least three of what both have are within the least four of either. Hashes are Python's own, salted anew in each
+# process, so nobody can choose words by theirs. Texts that share a name are compared, for all that they have in common
+# may be three words that everybody uses today.
+from typing import NamedTuple
+
+from edge.ingest.meter import Meter, Switch
+from edge.ingest.recent import Recent
+from edge.ingest.verdict import Refusal
+
+WINDOW_S = 20.0
+SAME = 8
+"""Users who have said nearly the same within the window, from whom on it is refused."""
+LONG = 4  # characters of a word that says more than "the": the others are not looked at
+LEAST_WORDS = 4
+"""Distinct long words below which a text is not looked at: everybody may shout "what a goal!"."""
+GRAM = 3  # characters that make do for a word where there is no space between words
+LEAST_UNSPACED = 12
+ALIKE = 0.5
+"""The words that two texts share, as a part of all that are in either."""
+NAMES = 16_384
+
+TARGET_ON, TARGET_OFF = 60, 20
+NEW_ON, NEW_OFF = 100, 30
+NEW_SHARE = 0.5
+"""Of all comments: only where newcomers are that many, they are a crowd and not just growth."""
+ALARM_S = 10.0
+CALM_S = 30.0
+TARGETS = 1024
+
+
+class Alarm(NamedTuple):
+    """`kind` is "target" or "newcomers"; `target` is a name that is mentioned or the id of a comment, else ''. `on` is
+    False where it is over."""
+
+    kind: str
+    target: str
+    on: bool
+
+
+Said = tuple[int, str, str]
+"""How many users have said the like of a text, the last of them, and the skeleton of the text."""
+
+
+class Echo:
+    """Nearly the same text, from many users of one room: so many of them pass in a window, counted by its halves."""
+
+    __slots__ = ("_half_s", "_most", "_old", "_since", "_users", "_young")
+
+    def __init__(self, users: int = SAME, window_s: float = WINDOW_S, names: int = NAMES) -> None:
+        self._users = users
+        self._half_s = window_s / 2
+        self._most = max(4, names // 2)
+        self._since = float("-inf")
+        self._young: dict[int, Said] = {}
+        self._old: dict[int, Said] = {}
+
+    def check(self, bones: str, user: str, now: float) -> Refusal | None:
+        """Counts this text, or refuses it where too many have said the like. `bones` is its skeleton."""
+        names = sketch(bones)
+        if names is None:
+            return None
+        if now - self._since >= self._half_s or len(self._young) + 4 > self._most:
+            self._turn(now)
+        young, old = self._young, self._old
+        a, b, c, d = names
+        if not (a in young or b in young or c in young or d in young or (old and not old.keys().isdisjoint(names))):
+            young[a] = young[b] = young[c] = young[d] = (1, user, bones)
+            return None
+        words = parts(bones)
+        counted: dict[int, Said] = {}
+        for name in names:
+            said = self._counted(name, words, bones, user)
+            if said is None:
+                return Refusal("repeated", "crowd", self._since + self._half_s - now)
+            counted[name] = said
+        young.update(counted)
+        return None
+
+    def _counted(self, name: int, words: set[str], bones: str, user: str) -> Said | None:
+        """What is known under a name with this text in it; None where that is one too many."""
+        said, before = self._young.get(name), self._old.get(name)
+        if said is not None and not alike(words, said[2]):
+            return said  # the name is another text's, until the table turns
+        if before is not None and not alike(words, before[2]):
+            before = None
+        last = said or before
+        if last is not None and last[1] == user:
+            return said or (0, user, bones)
+        users = 1 + (said[0] if said else 0)
+        return None if users + (before[0] if before else 0) > self._users else (users, user, bones)
+
+    def _turn(self, now: float) -> None:
+        self._old = self._young if now - self._since < 2 * self._half_s else {}
+        self._young = {}
+        self._since = now
+
+
+def sketch(bones: str) -> tuple[int, int, int, int] | None:
+    """The four names of a text; None for one that has too few words."""
+    least = sorted([hash(word) for word in bones.split() if len(word) >= LONG])
+    if len(least) < LEAST_WORDS or least[0] == least[1] or least[1] == least[2] or least[2] == least[3]:
+        if len(bones) < LEAST_UNSPACED:
+            return None
+        least = sorted(map(hash, parts(bones)))
+        if len(least) < LEAST_WORDS:
+            return None
+    a, b, c, d = least[:4]
+    first, last = a ^ b, c ^ d
+    return first ^ c, first ^ d, last ^ a, last ^ b
+
+
+def parts(bones: str) -> set[str]:
+    """The long words of a text; where it has no space between words, each few characters in a row."""
+    words = bones.split()
+    long = {word for word in words if len(word) >= LONG}
+    if len(long) < LEAST_WORDS and any(len(word) >= LEAST_UNSPACED for word in long):
+        joined = "".join(words)
+        return {joined[at : at + GRAM] for at in range(len(joined) - GRAM + 1)}
+    return long
+
+
+def alike(words: set[str], bones: str) -> bool:
+    others = parts(bones)
+    return len(words & others) >= ALIKE * len(words | others)
+
+
+class Crowds:
+    """A room's alarms: each goes on once, and off once it has been calm for a while."""
+
+    __slots__ = ("_loud", "_new", "_new_switch", "_targets", "all")
+
+    def __init__(self) -> None:
+        self.all = Meter(ALARM_S)
+        self._targets: Recent[str, Meter] = Recent(TARGETS)
+        self._loud: dict[str, tuple[Meter, Switch]] = {}  # the targets that an alarm is on for: few
+        self._new = Meter(ALARM_S)
+        self._new_switch = Switch(NEW_ON, NEW_OFF, CALM_S)
+
+    def said(self, targets: tuple[str, ...], newcomer: bool, now: float) -> list[Alarm]:
+        """A comment that speaks to `targets`, or is a newcomer's; any other goes to `all.add` alone. What goes on is
+        told here, what goes off by `turn`."""
+        self.all.add(now)
+        alarms: list[Alarm] = []
+        if newcomer:
+            self._new.add(now)
+            if not self._new_switch.is_on and self._turn_new(now):
+                alarms.append(Alarm("newcomers", "", True))
+        for target in targets:
+            meter = self._targets.get(target) or Meter(ALARM_S)
+            meter.add(now)
+            self._targets.put(target, meter)
+            if meter.seen(now) >= TARGET_ON and target not in self._loud and len(self._loud) < TARGETS:
+                switch = Switch(TARGET_ON, TARGET_OFF, CALM_S)
+                switch.turn(TARGET_ON, now)
+                self._loud[target] = meter, switch
+                alarms.append(Alarm("target", target, True))
+        return alarms
+
+    def turn(self, now: float) -> list[Alarm]:
+        """To be called about once a second: what is over."""
+        alarms: list[Alarm] = []
+        for target, (meter, switch) in list(self._loud.items()):
+            if switch.turn(meter.seen(now), now) is False:
+                del self._loud[target]
+                alarms.append(Alarm("target", target, False))
+        if self._new_switch.is_on and self._turn_new(now) is False:
+            alarms.append(Alarm("newcomers", "", False))
+        return alarms
+
+    @property
+    def is_on(self) -> bool:
+        """Some alarm is."""
+        return self._new_switch.is_on or bool(self._loud)
+
+    def _turn_new(self, now: float) -> bool | None:
+        new = self._new.seen(now)
+        return self._new_switch.turn(new if new >= NEW_SHARE * self.all.seen(now) else 0.0, now)

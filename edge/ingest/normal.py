@@ -1,0 +1,139 @@
+# The normaliser for moderation: writes a text as what it would be read as, so that one entry in a list of words stands
+# for all its disguises. Nobody is ever shown what it makes. It owns the table of look-alikes, and must never be used
+# for anything that is stored or compared as an identity: it throws away what tells honest words apart.
+#
+# Three forms of a text: its source (joined up again: NFKC, nothing invisible), folded (each character of the source as
+# the plain one that it stands for) and its skeleton (folded, each run of one character as one). A list is searched in
+# skeletons; `places` leads from there back to the source, for the few questions that a skeleton can't answer.
+import re
+import unicodedata
+from typing import NamedTuple
+
+from edge.wire import ACCENTS
+
+GROWTH = 8
+"""A folded text has at most this many characters for one of the text's."""
+_WIDE = 4  # what NFKC may make of a text; what it makes more of (18 letters of one U+FDFA) is folded one by one
+_KNOWN = 32768  # characters whose folding is remembered; then it begins anew
+
+SIGNS = "@$"
+"""What may stand for a letter, and more often stands for itself."""
+LEET = dict(zip("013457@$", "oieastas", strict=True))
+
+# What NFKC leaves as it is and the eye takes for a Latin letter. Lower case: capitals are folded before.
+_LOOKALIKES = {
+    "a": "аαɑ", "b": "вβьɓ", "c": "сϲɕᴐↄ", "d": "ԁɖɗժ", "e": "еεєҽɛ", "f": "ƒ", "g": "ɡցɠ", "h": "нһհɦ", "i": "іιıɩɪ",
+    "j": "јϳʝ", "k": "кκҝқ", "l": "ӏլǀ", "m": "мμ", "n": "пηոռ", "o": "оοσօ০०๐໐", "p": "рρҏ", "q": "ԛզ", "r": "гᴦ",
+    "s": "ѕʂꜱ", "t": "тτ", "u": "υսʋ", "v": "νѵᴠ", "w": "ԝωᴡѡ", "x": "хχҳ", "y": "уүγყ", "z": "ᴢʐ",
+}  # fmt: skip
+LOOKALIKE = {alike: plain for plain, many in _LOOKALIKES.items() for alike in many}
+_TWO = {"æ": "ae", "œ": "oe"}
+
+# The rest of the Latin letters in disguise say so by their names: ł, ø, small capitals, 🅰.
+_LATIN = re.compile(
+    r"(?:NEGATIVE (?:CIRCLED|SQUARED) )?(?:MODIFIER LETTER )?LATIN (?:(?:SMALL|CAPITAL) )?LETTER (?:SMALL CAPITAL )?"
+    r"([A-Z])(?: WITH .+)?"
+)
+# What is not seen between letters: zero width, joiners, fillers, selectors, tags; and accents, which say little here.
+_DROPPED = (
+    f"{ACCENTS}\xad\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+_DROP = re.compile(f"[{_DROPPED}]+")
+_RUN = re.compile(r"(.)(?=\1)", re.DOTALL)
+_ASCII = bytes(ord(LEET.get(chr(code).lower(), chr(code).lower())) for code in range(128)) + bytes(range(128, 256))
+
+
+class Place(NamedTuple):
+    """Where a character of a skeleton comes from: the source from `start` up to `end`, as a run of so many."""
+
+    start: int
+    end: int
+    run: int
+
+
+class _Table(dict[int, str]):
+    """For str.translate: what it has not met it works out, and remembers so many of."""
+
+    def __missing__(self, code: int) -> str:
+        if len(self) >= _KNOWN:
+            self.clear()
+        made = self[code] = _fold_one(chr(code))
+        return made
+
+
+def source(text: str) -> str:
+    """The text that folding goes through one by one. `text` is in NFC."""
+    if text.isascii():
+        return text
+    shown = _DROP.sub("", text)
+    wide = unicodedata.normalize("NFKC", shown)
+    return wide if len(wide) <= _WIDE * len(shown) else shown
+
+
+def fold(text: str) -> str:
+    """Every letter as the plain one it is, or looks like, or is written for. `text` is in NFC."""
+    if text.isascii():
+        return text.encode().translate(_ASCII).decode()
+    return source(text).translate(_table)
+
+
+def collapse(folded: str) -> str:
+    """Each run of one character as one."""
+    return _RUN.sub("", folded)
+
+
+def skeleton(text: str) -> str:
+    """What texts that read alike have in common. `text` is in NFC."""
+    return _RUN.sub("", fold(text))
+
+
+def places(source: str) -> list[Place]:
+    """For each character of the skeleton where it comes from."""
+    found: list[Place] = []
+    last = ""
+    for index, char in enumerate(source):
+        for folded in _table[ord(char)]:
+            if folded == last:
+                start, _, run = found[-1]
+                found[-1] = Place(start, index + 1, run + 1)
+            else:
+                found.append(Place(index, index + 1, 1))
+                last = folded
+    return found
+
+
+def in_word(char: str) -> bool:
+    """Whether this character of a source belongs to a word for sure."""
+    return char not in SIGNS and any(map(is_letter, _table[ord(char)]))
+
+
+def is_letter(folded: str) -> bool:
+    return folded.isalnum() or unicodedata.category(folded)[0] == "M"
+
+
+def accented(char: str) -> str | None:
+    """The letter in lower case where it has an accent that folding takes away."""
+    lower = unicodedata.normalize("NFC", char.casefold())
+    return lower if _DROP.search(unicodedata.normalize("NFKD", lower)) else None
+
+
+def _fold_one(char: str) -> str:
+    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", char).casefold())
+    kept = "".join(map(_plain, _DROP.sub("", plain)))
+    made = unicodedata.normalize("NFC", kept)
+    return made if len(made) <= _WIDE else char
+
+
+def _plain(char: str) -> str:
+    if char in LEET:
+        return LEET[char]
+    if char in LOOKALIKE:
+        return LOOKALIKE[char]
+    if char.isascii() or char in _TWO:
+        return _TWO.get(char, char)
+    named = _LATIN.fullmatch(unicodedata.name(char, ""))
+    return named[1].lower() if named else char
+
+
+_table = _Table()

@@ -1,0 +1,197 @@
+# A comment's way in, joined: limits, mode, words, patterns, crowd, cheapest first; the stages that need nobody else. It
+# owns what a worker knows of its rooms' rules, and what was said in them lately, both bounded. It must never do I/O or
+# read a clock, and knows nothing of sockets, brokers or classifiers.
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from edge.ingest import modes
+from edge.ingest.crowd import Alarm, Crowds, Echo
+from edge.ingest.limits import MODERATORS, Limits, Rates
+from edge.ingest.modes import OPEN, Author, AutoSlow, Mode
+from edge.ingest.normal import collapse, fold
+from edge.ingest.patterns import Patterns
+from edge.ingest.recent import Recent
+from edge.ingest.text import mentions
+from edge.ingest.verdict import PUBLISH, Kind, Refusal, Verdict
+from edge.ingest.words import NO_WORDS, Hit, WordList, Words
+
+ROOMS = 16_384
+SPEAKERS = 65_536
+"""Whose last comment is remembered in a room that is slow."""
+NO_PATTERNS = Patterns()
+MODERATED = Refusal("moderated", "rules")
+PRE = Verdict(Kind.PENDING, None, False, ("mode: pre",))
+
+
+class Facts(Struct, gc=False):
+    """One comment as its worker knows it. `text` is clean (edge/wire.py); `address` is as the engine has it, or empty
+    where it is not the author's."""
+
+    room: str
+    author: Author
+    text: str
+    address: bytes = b""
+    re: str | None = None
+    paid: bool = False
+
+
+class Rules(Struct, frozen=True):
+    """What moderators have set for a room."""
+
+    mode: Mode = OPEN
+    words: WordList = NO_WORDS
+    patterns: Patterns = NO_PATTERNS
+
+
+class Slowed(NamedTuple):
+    """A room has turned slow by itself, or is no longer so. `mode` is what holds in it now."""
+
+    on: bool
+    mode: Mode
+
+
+Event = Alarm | Slowed
+
+
+class Room:
+    """What of one room is known here: its rules, and what was said in it lately."""
+
+    __slots__ = ("auto", "crowds", "echo", "mode", "patterns", "rules", "said", "words")
+
+    def __init__(self, everywhere: WordList) -> None:
+        self.auto = AutoSlow()
+        self.crowds = Crowds()
+        self.echo = Echo()
+        self.said: Recent[str, float] = Recent(SPEAKERS)
+        self.rules = Rules()
+        self.set(self.rules, everywhere)
+
+    def set(self, rules: Rules, everywhere: WordList) -> None:
+        self.rules = rules
+        self.words = Words(everywhere, rules.words)
+        self.patterns = rules.patterns
+        self.mode = self.auto.applied(rules.mode)
+
+    def turn(self, now: float, elsewhere: float) -> list[Event]:
+        events: list[Event] = [*self.crowds.turn(now)]
+        turned = self.auto.turn(now, elsewhere)
+        if turned is not None:
+            self.mode = self.auto.applied(self.rules.mode)
+            events.append(Slowed(turned, self.mode))
+        return events
+
+    def at_rest(self, now: float) -> bool:
+        """Nothing is on that has to go off, and nobody speaks."""
+        return not (self.auto.is_on or self.crowds.is_on or self.auto.rate(now))
+
+
+class Pipeline:
+    """`everywhere` are the words that hold in all rooms. Rules of a room are set by who has read them, and forgotten
+    with it; past `rooms`, a room without rules in which nothing was said lately begins anew."""
+
+    def __init__(self, rates: Rates | None = None, everywhere: WordList = NO_WORDS, rooms: int = ROOMS) -> None:
+        self.limits = Limits(rates or Rates())
+        self._everywhere = everywhere
+        self._ruled: dict[str, Room] = {}
+        self._others: Recent[str, Room] = Recent(rooms)
+        self._awake: dict[str, Room] = {}  # where something was said since the last turn, or something is on
+        self._events: list[tuple[str, Event]] = []
+
+    def check(self, comment: Facts, now: float) -> Verdict:
+        """What becomes of this comment, decided at once. Over a limit it counts in the offered rate alone; what is
+        refused for other reasons has been taken from the limits, or trying on would be free."""
+        author = comment.author
+        name = comment.room
+        room = self._ruled.get(name) or self._room(name)
+        self._awake[name] = room
+        room.auto.offered(now)
+        refusal = self.limits.check(author.user, author.role, author.badges, comment.address, name, now)
+        if refusal is not None:
+            return Verdict(Kind.REJECTED, refusal, False, (refusal.which,))
+        mode = room.mode
+        if mode is not OPEN:
+            last = room.said.get(author.user) if mode.slow_seconds else None
+            refusal = modes.check(mode, author, comment.text, last, now, paid=comment.paid)
+            if refusal is not None:
+                return Verdict(Kind.REJECTED, refusal, False, (refusal.name,))
+        verdict = PUBLISH if author.role in MODERATORS else self._moderate(room, comment, now)
+        if verdict.kind is not Kind.REJECTED:
+            if mode.slow_seconds:
+                room.said.put(author.user, now)
+            if "@" in comment.text or comment.re is not None or author.newcomer:
+                self._count(room, comment, now)
+            else:
+                room.crowds.all.add(now)
+        return verdict
+
+    def set_rules(self, name: str, rules: Rules | None) -> None:
+        """From now on. None where the room has none any more, or is gone."""
+        room = self._ruled.pop(name, None) or self._others.get(name) or Room(self._everywhere)
+        room.set(rules or Rules(), self._everywhere)
+        if rules is None:
+            self._others.put(name, room)
+        else:
+            self._others.drop(name)
+            self._ruled[name] = room
+
+    def set_words(self, everywhere: WordList) -> None:
+        """Those of all rooms, from now on."""
+        self._everywhere = everywhere
+        for room in [*self._ruled.values(), *self._others.copy().values()]:
+            room.set(room.rules, everywhere)
+
+    def mode(self, name: str) -> Mode:
+        """What holds in the room now."""
+        room = self._ruled.get(name) or self._others.get(name)
+        return OPEN if room is None else room.mode
+
+    def turn(self, now: float, elsewhere: dict[str, float] | None = None) -> list[tuple[str, Event]]:
+        """To be called about once a second: what moderators, or everybody, should be told. `elsewhere` are the rates of
+        rooms at other workers."""
+        events, self._events = self._events, []
+        for name, room in list(self._awake.items()):
+            events += [(name, event) for event in room.turn(now, elsewhere.get(name, 0.0) if elsewhere else 0.0)]
+            if room.at_rest(now):
+                del self._awake[name]
+        return events
+
+    def rates(self, now: float) -> dict[str, float]:
+        """What this worker's rooms are offered, in comments a second: those in which there was anything."""
+        return {name: rate for name, room in self._awake.items() if (rate := room.auto.rate(now))}
+
+    def _room(self, name: str) -> Room:
+        room = self._others.get(name) or Room(self._everywhere)
+        self._others.put(name, room)
+        return room
+
+    def _moderate(self, room: Room, comment: Facts, now: float) -> Verdict:
+        text = comment.text
+        folded = fold(text)
+        bones = collapse(folded)
+        hit = room.words.find(text, bones)
+        if hit is not None and hit.kind is Kind.REJECTED:
+            return _found(hit, "word")
+        other = room.patterns.find(text, folded)
+        if other is not None and (hit is None or other.kind > hit.kind):
+            verdict = _found(other, "pattern")
+            if other.kind is Kind.REJECTED:
+                return verdict
+        else:
+            verdict = PUBLISH if hit is None else _found(hit, "word")
+        refusal = room.echo.check(bones, comment.author.user, now)
+        if refusal is not None:
+            return Verdict(Kind.REJECTED, refusal, False, ("crowd: the same text",))
+        return PRE if verdict is PUBLISH and room.mode.moderation == "pre" else verdict
+
+    def _count(self, room: Room, comment: Facts, now: float) -> None:
+        targets = mentions(comment.text)
+        if comment.re is not None:
+            targets = (*targets, comment.re)
+        for alarm in room.crowds.said(targets, comment.author.newcomer, now):
+            self._events.append((comment.room, alarm))
+
+
+def _found(hit: Hit, what: str) -> Verdict:
+    refusal = MODERATED if hit.kind is Kind.REJECTED else None
+    return Verdict(hit.kind, refusal, hit.kind is Kind.PENDING, (f"{what}: {hit.entry}",))

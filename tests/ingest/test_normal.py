@@ -1,0 +1,136 @@
+"""The normaliser for moderation: one form for all disguises, and the way back from it."""
+
+import sys
+import unicodedata
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.ingest.normal import (
+    _KNOWN,
+    GROWTH,
+    LEET,
+    LOOKALIKE,
+    _fold_one,
+    _Table,
+    accented,
+    collapse,
+    fold,
+    in_word,
+    places,
+    skeleton,
+    source,
+)
+
+# Of all planes, and more of what is tricky: marks, fillers, kana with their dots, jamo, presentation forms, signs.
+tricky = st.sampled_from(
+    "aeiosSkK013457@$ .\u0301\u0323\u0336\u3099\u309a\u200b\u200d\ufe0fがカﾞｶ각각ﷺ㌖ßẞſﬃĳǆİıŉΐσςΣ½①⒜🅰🇫क\u093cऩ\u1e9b"
+)
+texts = st.text(st.one_of(tricky, st.characters(exclude_categories=("Cs",))), max_size=60).map(
+    lambda text: unicodedata.normalize("NFC", text)
+)
+
+
+@given(texts)
+def test_folding_once_is_enough(text: str) -> None:
+    once = fold(text)
+    assert fold(once) == once
+    bones = skeleton(text)
+    assert skeleton(bones) == bones == collapse(once)
+
+
+@given(texts)
+def test_it_grows_within_its_bound(text: str) -> None:
+    assert len(skeleton(text)) <= len(fold(text)) <= GROWTH * len(text)
+
+
+@pytest.mark.parametrize("char", ["\ufdfa", "㌖", "ﬃ", "\u1fb7", "ß"])
+def test_what_grows_most_grows_within_its_bound(char: str) -> None:
+    assert len(fold(char * 500)) <= GROWTH * 500
+
+
+@given(texts)
+def test_the_way_back(text: str) -> None:
+    """Places lie in their order, and what is in one folds to its character, so many times."""
+    plain, bones = source(text), skeleton(text)
+    there = places(plain)
+    assert len(there) == len(bones)
+    assert sum(place.run for place in there) == len(fold(text))
+    for place, char in zip(there, bones, strict=True):
+        assert char in "".join(map(_fold_one, plain[place.start : place.end]))
+    assert all(one.start <= two.start and one.end <= two.end for one, two in pairwise(there))
+
+
+def test_every_character_folds_to_what_stays() -> None:
+    for code in range(0x20, 0x20000):
+        if not (0xD800 <= code < 0xE000 or 0x3400 <= code < 0xA000 or 0xAC00 <= code < 0xD7A0):
+            folded = _fold_one(chr(code))
+            assert "".join(map(_fold_one, folded)) == folded, hex(code)
+            assert len(folded) <= 4
+
+
+def test_ascii_is_folded_the_same_on_its_fast_path() -> None:
+    for code in range(128):
+        assert fold(chr(code)) == _fold_one(chr(code)) == chr(code).lower().translate(str.maketrans(LEET))
+
+
+words = st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=20)
+
+
+@given(words, st.data())
+def test_all_tricks_lead_to_one_form(word: str, data: st.DataObject) -> None:
+    """Letter by letter, any of them, all at once."""
+    disguised = ""
+    for letter in word:
+        looks = [letter, letter.upper(), chr(ord(letter) + 0xFEE0), chr(ord(letter) - ord("a") + 0x1D41A)]
+        looks += [chr(ord(letter) - ord("a") + start) for start in (0x1D4EA, 0x24D0, 0x1F150, 0x1F170)]
+        looks += [alike for alike, plain in (LOOKALIKE | LEET).items() if plain == letter]
+        looks += [letter + "\u0336", letter + "\u0301", "\u200b" + letter, letter * 3, letter + "\ufe0f"]
+        disguised += data.draw(st.sampled_from(looks))
+    assert skeleton(unicodedata.normalize("NFC", disguised)) == skeleton(word)
+
+
+@pytest.mark.parametrize(
+    "text, read",
+    [
+        ("Hello, World", "helo, world"),
+        ("5H1T @nd 7r0ll $3x", "shit and trol sex"),
+        ("fuuuuuck", "fuck"),
+        ("рауреl", "paypel"),  # all but the last are Cyrillic
+        ("ΒΕΤΑ ΚΟΧ", "beta kox"),
+        ("ｆｕｃｋ", "fuck"),
+        ("𝓯𝓾𝓬𝓴 𝕗𝕦𝕔𝕜 𝐟𝐮𝐜𝐤", "fuck fuck fuck"),
+        ("🅵🆄🅲🅺 ⓕⓤⓒⓚ", "fuck fuck"),
+        ("ᴀꜱꜱ", "as"),
+        ("f\u200bu\u00adc\u2060k", "fuck"),
+        ("f̶u̷c̸k̵", "fuck"),
+        ("fück fūçķ łøđ", "fuck fuck lod"),
+        ("Straße STRASSE", "strase strase"),
+        ("ﬁne ĳs Æon", "fine ijs aeon"),
+        ("١٢٣", "١٢٣"),  # other digits than ours stand for no letters
+        ("ｶﾞｯﾂ", "ガッツ"),
+        ("नमस्ते", "नमस्ते"),
+        ("한국어", "한국어"),
+        ("👍👍👍", "👍"),
+        ("!!!  ...", "! ."),
+        ("", ""),
+    ],
+)
+def test_it_reads_as_a_reader_would(text: str, read: str) -> None:
+    assert skeleton(unicodedata.normalize("NFC", text)) == read
+
+
+def test_words_and_accents() -> None:
+    assert all(map(in_word, "aZ5éжあक\u093fⓐ"))
+    assert not any(map(in_word, " .-_@$!👍"))
+    assert [accented(char) for char in "éÉeđйk"] == ["é", "é", None, None, "й", None]
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    table = _Table()
+    for code in range(0x3400, 0x3400 + _KNOWN + 100):
+        assert table[code]
+    assert len(table) <= _KNOWN
+    assert sys.getsizeof(table) < 4 << 20

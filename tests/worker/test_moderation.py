@@ -1,0 +1,283 @@
+"""What moderators do, on a real server: modes, words, patterns, bans, the queue, the trail; what outlives kill -9."""
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge.auth import Tokens
+from tests.broker.nats_server import nats_server
+from tests.ingest.test_classifier_example import KEY as SERVICE_KEY
+from tests.ingest.test_classifier_example import Service
+from tests.raw import UPGRADE, Raw, Reply
+from tests.server import Server, no_complaints, until
+
+KEY = "k" * 32
+TOKENS = Tokens(KEY)
+
+
+def server_at(folder: Path, **environ: object) -> Server:
+    return Server(dev=False, auth_hs256_key=KEY, auth_anonymous_view=True, server_data=folder, **environ)
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with server_at(tmp_path_factory.mktemp("data")) as server:
+        yield server
+
+
+@pytest.fixture
+def server(strict: Server) -> Iterator[Server]:
+    with no_complaints(strict):
+        yield strict
+
+
+def token(user: str = "ann", *scopes: str, **claims: Any) -> str:
+    return TOKENS.mint(user, time.time() + 300, scopes=list(scopes or ("read", "comment")), **claims)
+
+
+def mod(user: str = "mo") -> str:
+    return token(user, "read", "comment", "moderate", "admin")
+
+
+def ask(server: Server, method: str, path: str, body: Any = None, who: str | None = None) -> Reply:
+    with Raw(server) as raw:
+        data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        raw.send(
+            f"{method} {path} HTTP/1.1\r\nHost: edge\r\nAuthorization: Bearer {who or mod()}\r\n"
+            f"Content-Length: {len(data)}\r\n\r\n"
+        )
+        raw.send(data)
+        return raw.reply()
+
+
+def say(server: Server, room: str, text: str, user: str = "ann", **claims: Any) -> Reply:
+    who = token(user, "read", "comment", **claims)
+    return ask(server, "POST", f"/v1/rooms/{room}/comments", {"x": text}, who)
+
+
+def told(reply: Reply) -> Any:
+    assert reply.status in (200, 201), reply
+    return json.loads(reply.body)
+
+
+def test_a_mode_holds_and_all_are_told(server: Server, room: str) -> None:
+    path = f"/v1/rooms/{room}"
+    with Raw(server) as viewer:
+        viewer.upgrade(room)
+        viewer.message("hello")
+        assert told(ask(server, "PUT", f"{path}/mode", {"subs_only": True, "slow_seconds": 60}))["mode"]["subs_only"]
+        state = viewer.message("state")
+        assert state["id"] == "m1"
+        assert state["mode"] == {
+            "slow_seconds": 60, "subs_only": True, "emote_only": False, "closed": False, "moderation": "post",
+        }  # fmt: skip
+    until(lambda: say(server, room, "hi", "u1").status == 403)
+    assert say(server, room, "hi", "u2").error() == "subs_only"
+    assert say(server, room, "hi", "sub", tier=1).status == 201
+    slow = say(server, room, "again", "sub", tier=1)
+    assert (slow.status, slow.error()) == (429, "slow_mode")
+    assert 50 < json.loads(slow.body)["retry_after"] <= 60
+    assert told(ask(server, "GET", path))["mode"]["slow_seconds"] == 60
+    assert ask(server, "PUT", f"{path}/mode", {}).status == 200
+    until(lambda: say(server, room, "hi", "u3").status == 201)
+    for bad in ({"slow": 1}, {"slow_seconds": -1}, {"closed": "yes"}, [], b"{"):
+        assert ask(server, "PUT", f"{path}/mode", bad).status == 400
+
+
+def test_words_and_patterns_of_a_room_and_of_all(server: Server, room: str) -> None:
+    path = f"/v1/rooms/{room}"
+    assert told(ask(server, "PUT", f"{path}/words", [{"text": "mud"}, {"text": "ghost", "action": "shadow"}]))
+    assert told(ask(server, "PUT", "/v1/words", [{"text": "swamp"}]))
+    assert told(ask(server, "PUT", f"{path}/patterns", [{"text": "buy .{0,9}now"}]))
+    until(lambda: say(server, room, "MUD!", "u1").error() == "moderated")
+    until(lambda: say(server, room, "5w4mp", "u2").error() == "moderated")
+    until(lambda: say(server, room, "Buy it now", "u3").error() == "moderated")
+    assert say(server, room + "2", "mud", "u4").status == 201
+    with Raw(server) as viewer:
+        viewer.upgrade(room)
+        viewer.message("hello")
+        assert told(say(server, room, "a ghost", "u5"))["status"] == "published"  # as far as its author can see
+        assert say(server, room, "a friend", "u6").status == 201
+        assert [comment["x"] for comment in viewer.message("batch")["m"]] == ["a friend"]
+    assert told(ask(server, "GET", f"{path}/words"))["words"][0]["text"] == "mud"
+    bad = ask(server, "PUT", f"{path}/patterns", [{"text": "(a"}])
+    assert (bad.status, bad.error()) == (400, "bad_pattern")
+    assert ask(server, "PUT", f"{path}/words", [{"text": ""}]).error() == "bad_words"
+    assert told(ask(server, "GET", f"{path}/patterns"))["patterns"][0]["text"] == "buy .{0,9}now"
+    assert told(ask(server, "PUT", "/v1/words", [])) == {"words": []}
+
+
+def test_bans_hold_on_open_sockets_too(server: Server, room: str) -> None:
+    path = f"/v1/rooms/{room}/bans"
+    with Raw(server) as viewer:
+        viewer.get(f"/v1/rooms/{room}/ws?token={token('bad')}", UPGRADE)
+        assert viewer.head()[0] == 101
+        viewer.message("hello")
+        assert told(ask(server, "PUT", f"{path}/bad", {"seconds": 60}))["user"] == "bad"
+        until(lambda: say(server, room, "hi", "bad").error() == "banned")
+        viewer.say(json.dumps({"op": "comment", "ref": "r1", "x": "hi"}))
+        ack = viewer.message("ack")
+        assert (ack["status"], ack["error"]) == ("rejected", "banned")
+        assert 0 < ack["retry_after"] <= 60
+        assert told(ask(server, "PUT", f"{path}/bad"))["until"] is None
+        assert viewer.close_code() == 1008
+    with Raw(server) as viewer:
+        viewer.get(f"/v1/rooms/{room}/ws?token={token('bad')}", UPGRADE)
+        assert viewer.head()[0] == 403
+    assert say(server, room + "2", "hi", "bad").status == 201
+    assert [ban["user"] for ban in told(ask(server, "GET", path))["bans"]] == ["bad"]
+    assert ask(server, "DELETE", f"{path}/bad").status == 200
+    until(lambda: say(server, room, "hi", "bad").status == 201)
+    assert ask(server, "DELETE", f"{path}/bad").status == 404
+    assert told(ask(server, "PUT", "/v1/bans/b%C3%A4d", {"shadow": True}))["user"] == "bäd"
+    assert ask(server, "DELETE", "/v1/bans/b%C3%A4d").status == 200
+
+
+def test_the_queue_of_a_room_that_is_looked_at_first(server: Server, room: str) -> None:
+    path = f"/v1/rooms/{room}"
+    told(ask(server, "PUT", f"{path}/mode", {"moderation": "pre"}))
+    until(lambda: told(ask(server, "GET", path))["mode"]["moderation"] == "pre")
+    with Raw(server) as viewer:
+        viewer.get(f"{path}/ws?token={token('ann')}", UPGRADE)
+        assert viewer.head()[0] == 101
+        viewer.message("hello")
+        first, second = (told(say(server, room, text)) for text in ("good", "bad"))
+        assert first["status"] == second["status"] == "pending"
+        queue = told(ask(server, "GET", f"{path}/review"))
+        assert [it["comment"]["x"] for it in queue["comments"]] == ["good", "bad"]
+        assert queue["comments"][0]["reasons"] == ["mode: pre"]
+        assert told(ask(server, "POST", f"{path}/review/{first['id']}", {"approve": True}))["status"] == "published"
+        assert viewer.message("ack") == {"t": "ack", "id": first["id"], "status": "published"}
+        assert [comment["id"] for comment in viewer.message("batch")["m"]] == [first["id"]]
+        assert told(ask(server, "POST", f"{path}/review/{second['id']}", {"approve": False}))["status"] == "rejected"
+        assert viewer.message("ack")["error"] == "moderated"
+    assert told(ask(server, "GET", f"{path}/review"))["waiting"] == 0
+    assert ask(server, "POST", f"{path}/review/{second['id']}", {"approve": True}).status == 404
+    assert ask(server, "POST", f"{path}/review/{second['id']}", {"approve": 1}).error() == "bad_json"
+    trail = told(ask(server, "GET", f"{path}/audit"))["audit"]
+    assert [line["what"] for line in trail] == ["reject", "approve", "mode"]
+    assert {line["who"] for line in trail} == {"mo"}
+
+
+@pytest.mark.parametrize(
+    "method, what",
+    [
+        ("PUT", "mode"), ("GET", "words"), ("PUT", "words"), ("GET", "patterns"), ("PUT", "patterns"), ("GET", "bans"),
+        ("PUT", "bans/x"), ("DELETE", "bans/x"), ("GET", "review"), ("POST", "review/x"), ("GET", "audit"),
+    ],
+)  # fmt: skip
+def test_who_may(method: str, what: str, server: Server, room: str) -> None:
+    path = f"/v1/rooms/{room}/{what}"
+    for who in (token("ann"), token("mo", "moderate", rooms=["another"])):
+        assert ask(server, method, path, {}, who).error() == "forbidden"
+    with Raw(server) as raw:
+        raw.get(path, method=method)
+        assert raw.reply().error() == "unauthorized"
+    if what in ("words", "bans", "bans/x", "audit"):
+        for who in (token("mo", "moderate"), token("mo", "admin", rooms=["another"])):
+            assert ask(server, method, f"/v1/{what}", {}, who).error() == "forbidden"
+
+
+def test_an_author_is_measured_and_told(tmp_path: Path, room: str) -> None:
+    with server_at(tmp_path, comments_per_user=3) as server:
+        assert [say(server, room, f"{n}").status for n in range(3)] == [201] * 3
+        reply = say(server, room, "more")
+        assert (reply.status, reply.error()) == (429, "too_many")
+        assert 0 < json.loads(reply.body)["retry_after"] <= 30
+        assert say(server, room, "another", "bob").status == 201
+
+
+def test_an_address_is_measured_however_it_speaks(tmp_path: Path, room: str) -> None:
+    with server_at(tmp_path, comments_per_ip=3) as server:
+        assert [say(server, room, f"{n}", f"u{n}").status for n in range(2)] == [201] * 2
+        with Raw(server) as viewer:
+            viewer.get(f"/v1/rooms/{room}/ws?token={token('u3')}", UPGRADE)
+            viewer.head()
+            viewer.message("hello")
+            for ref, status in (
+                ("r1", "published"),
+                ("r1", "published"),
+                ("r2", "rejected"),
+            ):  # a retry is measured once
+                viewer.say(json.dumps({"op": "comment", "ref": ref, "x": ref}))
+                assert viewer.message("ack")["status"] == status
+        assert say(server, room, "more", "u4").error() == "too_many"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_moderators_have_set_outlives_kill_9(workers: int, tmp_path: Path, room: str) -> None:
+    path = f"/v1/rooms/{room}"
+    server = server_at(tmp_path, server_workers=workers)
+    try:
+        told(ask(server, "PUT", f"{path}/mode", {"moderation": "pre"}))
+        told(ask(server, "PUT", f"{path}/words", [{"text": "mud"}]))
+        told(ask(server, "PUT", f"{path}/bans/bad", {"seconds": 600}))
+        until(lambda: told(say(server, room, "waits"))["status"] == "pending")
+    finally:
+        server.process.kill()
+        server.process.wait()
+        server.stop()
+    with server_at(tmp_path, server_workers=workers) as server:
+        until(lambda: told(ask(server, "GET", path))["mode"]["moderation"] == "pre")
+        assert say(server, room, "mud", "u1").error() == "moderated"
+        assert say(server, room, "hi", "bad").error() == "banned"
+        assert "waits" in [it["comment"]["x"] for it in told(ask(server, "GET", f"{path}/review"))["comments"]]
+        assert {line["what"] for line in told(ask(server, "GET", f"{path}/audit"))["audit"]} == {"mode", "words", "ban"}
+
+
+def test_a_classifier_looks_first_and_its_outage_changes_no_answer(tmp_path: Path, room: str) -> None:
+    service = Service()
+    path = f"/v1/rooms/{room}"
+    with server_at(tmp_path, moderation_classifier_url=service.url, moderation_classifier_key=SERVICE_KEY) as server:
+        try:
+            told(ask(server, "PUT", f"{path}/mode", {"moderation": "pre"}))
+            until(lambda: told(ask(server, "GET", path))["mode"]["moderation"] == "pre")
+            with Raw(server) as viewer:
+                viewer.get(f"{path}/ws?token={token('ann')}", UPGRADE)
+                assert viewer.head()[0] == 101
+                viewer.message("hello")
+                good, bad = (told(say(server, room, text)) for text in ("what a lovely goal", "you fucking idiot"))
+                assert good["status"] == bad["status"] == "pending"
+                acks = {ack["id"]: ack for ack in (viewer.message("ack") for _ in range(2))}
+                assert acks[good["id"]]["status"] == "published"
+                assert (acks[bad["id"]]["status"], acks[bad["id"]]["error"]) == ("rejected", "moderated")
+        finally:
+            assert service.end(signal.SIGTERM) == 0
+        assert told(say(server, room, "nobody looks"))["status"] == "pending"
+        until(lambda: server.figures()["edge_classifier_down_failed_total"] == 1)
+        assert [it["comment"]["x"] for it in told(ask(server, "GET", f"{path}/review"))["comments"]] == ["nobody looks"]
+
+
+def test_what_is_set_at_one_box_holds_at_another_within_a_second(tmp_path: Path, room: str) -> None:
+    path = f"/v1/rooms/{room}"
+    with (
+        nats_server(tmp_path) as nats,
+        server_at(tmp_path, broker_url=nats.url) as one,
+        server_at(tmp_path, broker_url=nats.url) as two,
+    ):
+        with Raw(two) as viewer:
+            viewer.get(f"{path}/ws?token={token('bad')}", UPGRADE)
+            assert viewer.head()[0] == 101
+            viewer.message("hello")
+            told(ask(one, "PUT", f"{path}/bans/bad"))
+            began = time.monotonic()
+            assert viewer.close_code() == 1008
+            assert time.monotonic() - began < 1
+        told(ask(one, "PUT", f"{path}/words", [{"text": "mud"}]))
+        until(lambda: say(two, room, "mud", "u1").error() == "moderated", 1)
+        told(ask(one, "PUT", f"{path}/mode", {"moderation": "pre"}))
+        until(lambda: told(ask(two, "GET", path))["mode"]["moderation"] == "pre", 1)
+        with Raw(one) as author:
+            author.get(f"{path}/ws?token={token('ann')}", UPGRADE)
+            author.head()
+            author.message("hello")
+            made = told(say(two, room, "waits"))["id"]
+            assert [it["comment"]["id"] for it in told(ask(one, "GET", f"{path}/review"))["comments"]] == [made]
+            told(ask(two, "POST", f"{path}/review/{made}", {"approve": True}))
+            assert author.message("ack")["status"] == "published"
+            assert [comment["id"] for comment in author.message("batch")["m"]] == [made]

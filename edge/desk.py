@@ -1,5 +1,6 @@
 # What moderators do: modes, lists, bans, the queue of what waits for them, and the trail of who did what when. All of
 # it is kept by the broker before it is answered. It owns nothing. It must never act without a line in the trail.
+import contextlib
 import json
 import re
 import secrets
@@ -8,24 +9,29 @@ from typing import Annotated, Any
 
 import msgspec
 
-from broker.base import Broker, BrokerError, Gone, Kept, Unsettled
+from broker.base import CHAT, Broker, BrokerError, Gone, Kept, Unsettled
 from edge import wire
 from edge.auth import Identity
 from edge.errors import EdgeError
 from edge.ingest import modes
 from edge.ingest.patterns import Pattern
 from edge.ingest.words import Entry
-from edge.rules import BANS, MODES, PATTERNS, WORDS, Ban, ban_key, patterns_of, rule_key, words_of
+from edge.rules import BANS, EVERYWHERE, GONE, MODES, PATTERNS, WORDS, Ban, ban_key, patterns_of, rule_key, words_of
 
 PENDING, AUDIT = "pending.", "audit."
+RETRACTED = 1_000
+"""Comments of a room that are known to be retracted, the last ones: as many as clients remember."""
 TRAIL = 1_000
 """Lines of a room's trail that are kept: past it the oldest go."""
+GO_TRIES = 16
 QUEUE = 10_000
 """Comments of a room that wait: past it the next one is refused."""
 BAN_MOST_S = 10 * 365 * 24 * 3600
 
 Announce = Callable[[str, dict[str, Any]], Awaitable[str]]
 """Puts a state on a room's `must` lane, for all to see."""
+Retract = Callable[[str, list[str]], Awaitable[str]]
+"""Puts the word that comments are gone on a room's `must` lane."""
 Publish = Callable[[str, wire.Message], Awaitable[str]]
 """Offers a comment; what became of it."""
 Tell = Callable[[str, wire.Message], Awaitable[None]]
@@ -35,6 +41,22 @@ Tell = Callable[[str, wire.Message], Awaitable[None]]
 class _Ban(msgspec.Struct, forbid_unknown_fields=True):
     seconds: Annotated[float, msgspec.Meta(gt=0, le=BAN_MOST_S)] | None = None
     shadow: bool = False
+
+
+class _Author(msgspec.Struct):
+    id: str
+
+
+class _Said(msgspec.Struct):
+    id: str
+    u: _Author
+
+
+class _Batch(msgspec.Struct):
+    m: list[_Said] = []
+
+
+_batch = msgspec.msgpack.Decoder(_Batch).decode
 
 
 class Waiting(msgspec.Struct):
@@ -47,9 +69,10 @@ class Waiting(msgspec.Struct):
 
 
 class Desk:
-    def __init__(self, broker: Broker, announce: Announce, publish: Publish, tell: Tell) -> None:
+    def __init__(self, broker: Broker, announce: Announce, retract: Retract, publish: Publish, tell: Tell) -> None:
         self._broker = broker
         self._announce = announce
+        self._retract = retract
         self._publish = publish
         self._tell = tell
         self._waiting: dict[str, set[str]] = {}  # the keys of each room's queue, so that it can be bounded
@@ -102,6 +125,8 @@ class Desk:
         ban = Ban(user, None if asked.seconds is None else now + asked.seconds, asked.shadow)
         told = msgspec.to_builtins(ban)
         await self._keep(ban_key(room, user), msgspec.json.encode(ban))
+        if not ban.shadow and ban.until is None and room != EVERYWHERE and (ids := await self._said(room, user)):
+            await self._go(room, ids)
         await self._note(who, room, now, "ban", told)
         return dict(told)
 
@@ -116,6 +141,42 @@ class Desk:
         await self._keep(key, None)
         await self._note(who, room, now, "unban", {"user": user})
         return {"user": user}
+
+    # What was said.
+
+    async def delete(self, who: Identity, room: str, id_: str, now: float) -> wire.Message:
+        """By a moderator of the room, or by its author, as far as the log still shows who that was."""
+        if "moderate" not in who.scopes and id_ not in await self._said(room, who.user):
+            raise EdgeError("forbidden", "this is not a comment of yours that can still be deleted")
+        await self._go(room, [id_])
+        await self._note(who, room, now, "delete", {"id": id_})
+        return {"id": id_}
+
+    async def _go(self, room: str, ids: list[str]) -> None:
+        """Kept first: from then on nobody who comes is shown them, on any box. Then those who are here are told."""
+        key = rule_key(GONE, room)
+        for _ in range(GO_TRIES):
+            kept = await self._find(key)
+            gone = [] if kept is None else msgspec.json.decode(kept.value, type=list[str])
+            fresh = [id_ for id_ in ids if id_ not in set(gone)]
+            value = msgspec.json.encode([*gone, *fresh][-RETRACTED:])
+            if not fresh or await self._keep(key, value, 0 if kept is None else kept.revision):
+                break
+        else:
+            raise EdgeError("unavailable", "many are being deleted just now", retry_after=1)
+        await self._retract(room, ids)
+
+    async def _said(self, room: str, user: str) -> list[str]:
+        """The comments of a user that the room's log shows."""
+        try:
+            entries = await self._broker.tail(room, CHAT, 0)
+        except BrokerError:
+            raise EdgeError("unavailable", retry_after=1) from None
+        found = []
+        for _, data in entries:
+            with contextlib.suppress(msgspec.DecodeError):
+                found += [it.id for it in _batch(data).m if it.u.id == user]
+        return found
 
     # The queue.
 
@@ -171,9 +232,9 @@ class Desk:
             for old in kept[: max(0, len(kept) - TRAIL)]:
                 await self._keep(old.key, None)
 
-    async def _keep(self, key: str, value: bytes | None) -> None:
+    async def _keep(self, key: str, value: bytes | None, revision: int | None = None) -> int:
         try:
-            await self._broker.keep(key, value, None)
+            return await self._broker.keep(key, value, revision)
         except Unsettled:
             raise EdgeError("unavailable", "it is not known whether this was stored", retry_after=1) from None
         except BrokerError:

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
@@ -268,6 +268,11 @@ class Owner:
                 self._schedule(held, room)
         self.figures["owner_unreadable"] += held.shard.bad - bad
         held.spent_s += time.thread_time() - began
+
+    def retract(self, room: str, ids: Collection[str]) -> None:
+        """What waits of these is not shown any more."""
+        if (held := self._held.get(self._broker.shard_of(room))) is not None:
+            held.shard.retract(room, ids)
 
     def reset(self, shard: int) -> None:
         if (held := self._held.get(shard)) is not None:

@@ -20,7 +20,8 @@ log = logging.getLogger("edge.rules")
 
 EVERYWHERE = "="
 """In the place of a room's name: what holds in all of them. No room is called so."""
-MODES, WORDS, PATTERNS, BANS = "modes.", "words.", "patterns.", "bans."
+MODES, WORDS, PATTERNS, BANS, GONE = "modes.", "words.", "patterns.", "bans.", "gone."
+NOTHING: frozenset[str] = frozenset()
 NO_PATTERNS = Patterns()
 
 
@@ -46,22 +47,34 @@ def ban_key(room: str, user: str) -> str:
 
 
 class Rules:
-    """`banned` is called with a room (or EVERYWHERE) and a ban that holds from now on. Times are unix seconds."""
+    """`banned` is called with a room (or EVERYWHERE) and a ban that holds from now on, `retracted` with comments that
+    are to be shown no more. Times are unix seconds."""
 
-    def __init__(self, broker: Broker, pipeline: Pipeline, banned: Callable[[str, Ban], None]) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        pipeline: Pipeline,
+        banned: Callable[[str, Ban], None],
+        retracted: Callable[[str, frozenset[str]], None],
+    ) -> None:
         self._broker = broker
         self._pipeline = pipeline
         self._banned = banned
+        self._retracted = retracted
+        self._gone: dict[str, frozenset[str]] = {}  # by room: the last comments that were retracted
         self._rooms: dict[str, RoomRules] = {}
         self._bans: dict[str, Ban] = {}  # by key
         self.unreadable = 0
 
     async def start(self) -> None:
         """From the return on what is set holds here. Raises Unavailable; may be called again then."""
-        for prefix in (MODES, WORDS, PATTERNS, BANS):
+        for prefix in (MODES, WORDS, PATTERNS, BANS, GONE):
             await self._broker.unwatch(prefix)
             for kept in await self._broker.watch(prefix, self._changed):
                 self._changed(kept)
+
+    def gone(self, room: str) -> frozenset[str]:
+        return self._gone.get(room, NOTHING)
 
     def mode(self, room: str) -> Mode:
         return self._pipeline.mode(room)
@@ -80,6 +93,8 @@ class Rules:
         try:
             if kind + "." == BANS:
                 self._ban(change.key, value)
+            elif kind + "." == GONE:
+                self._go(rest.partition(".")[0], value)
             else:
                 self._rule(kind + ".", rest.partition(".")[0], value)
         except (msgspec.DecodeError, msgspec.ValidationError, EdgeError) as bad:
@@ -92,6 +107,13 @@ class Rules:
             return
         ban = self._bans[key] = msgspec.json.decode(value, type=Ban)
         self._banned(key.split(".")[1], ban)
+
+    def _go(self, room: str, value: bytes | None) -> None:
+        ids = NOTHING if value is None else frozenset(msgspec.json.decode(value, type=list[str]))
+        fresh = ids - self.gone(room)
+        self._gone[room] = ids
+        if fresh:
+            self._retracted(room, fresh)
 
     def _rule(self, kind: str, room: str, value: bytes | None) -> None:
         if kind == WORDS and room == EVERYWHERE:

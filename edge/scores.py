@@ -46,6 +46,11 @@ async def state(broker: Broker, must: Must, fields: dict[str, Any]) -> str:
     return await _put(broker, must, lambda seq, ts: wire.state(seq, ts, fields))
 
 
+async def retraction(broker: Broker, must: Must, ids: list[str]) -> str:
+    """The id of the word that these comments are gone."""
+    return await _put(broker, must, lambda seq, ts: wire.retraction(seq, ts, ids))
+
+
 async def _put(broker: Broker, must: Must, make: Callable[[int, int], wire.Message]) -> str:
     async with must.lock:
         seq = await _append(broker, must, make)

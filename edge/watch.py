@@ -3,7 +3,7 @@
 # engine does not have yet.
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 import msgspec
@@ -28,6 +28,8 @@ class Logs(Protocol):
     def room_end(self, name: bytes, code: int, reason: bytes) -> None: ...
     def rooms_unwatched(self) -> list[bytes]: ...
     def append(self, name: bytes, lane: int, seq: int, count: int, canon: bytes) -> int: ...
+    def batches(self, name: bytes, lane: int) -> list[tuple[int, bytes]]: ...
+    def replace(self, name: bytes, lane: int, seq: int, count: int, canon: bytes) -> bool: ...
 
 
 class _Batch(msgspec.Struct):
@@ -35,7 +37,29 @@ class _Batch(msgspec.Struct):
     m: list[msgspec.Raw] = []
 
 
+class _Said(msgspec.Struct):
+    id: str
+
+
+class _Shown(msgspec.Struct):
+    m: list[_Said] = []
+
+
 _decode = msgspec.msgpack.Decoder(_Batch).decode
+_shown = msgspec.msgpack.Decoder(_Shown).decode
+
+
+def without(data: bytes, ids: Collection[str]) -> tuple[int, bytes]:
+    """A batch without these comments, and how many are left in it; the very same bytes where it has none of them."""
+    try:
+        shown = _shown(data).m
+    except msgspec.DecodeError:
+        return 0, data
+    if not any(comment.id in ids for comment in shown):
+        return len(shown), data
+    batch = msgspec.msgpack.decode(data)
+    batch["m"] = [comment for comment in batch["m"] if comment["id"] not in ids]
+    return len(batch["m"]), msgspec.msgpack.encode(batch)
 
 
 class Room:
@@ -68,7 +92,9 @@ class Watch:
         refuse: Callable[[Parked, EdgeError], None],
         spawn: Callable[[Any], asyncio.Task[Any]],
         soon: Callable[[], None],
+        gone: Callable[[str], Collection[str]],
     ) -> None:
+        self._gone = gone
         self._broker = broker
         self._engine = engine
         self._limit = limit
@@ -129,6 +155,8 @@ class Watch:
         it = self._rooms.get(room)
         if it is None:
             return  # let go just now
+        if lane == CHAT and (gone := self._gone(room)):
+            data = without(data, gone)[1]
         try:
             found = _decode(data)
         except msgspec.DecodeError:
@@ -138,6 +166,16 @@ class Watch:
             it.must.stamp(found.ts)
             it.must.head = seq
         self._soon()
+
+    def retract(self, room: str, ids: Collection[str]) -> None:
+        """These leave what is kept for those who come: who is here is told by the `must` lane."""
+        it = self._rooms.get(room)
+        if it is None or not it.followed:
+            return
+        for seq, data in self._engine.batches(it.key, CHAT):
+            left, stripped = without(data, ids)
+            if stripped is not data:
+                self._engine.replace(it.key, CHAT, seq, left, stripped)
 
     def reset(self, room: str, tail: Tail) -> None:
         """The numbering is a new one: viewers cannot go on from where they are, so they come anew, a few at a time."""

@@ -43,7 +43,7 @@ from edge.outside import Outside
 from edge.owner import WANTED, Owner
 from edge.reports import Reports
 from edge.rules import EVERYWHERE, Ban, Rules
-from edge.scores import score, state
+from edge.scores import retraction, score, state
 from edge.speech import Speech
 from edge.trouble import Trouble
 from edge.watch import Parked, Room, Watch
@@ -102,11 +102,20 @@ class Worker:
             config.server.cors_origin.encode(),
         )
         self.engine.tokens_end(*stream_times(config.auth))
-        self.watch = Watch(link, self.engine, config.limits.rooms, self._let_in, self._turn_away, self.spawn, self.soon)
+        self.watch = Watch(
+            link,
+            self.engine,
+            config.limits.rooms,
+            self._let_in,
+            self._turn_away,
+            self.spawn,
+            self.soon,
+            lambda room: self.rules.gone(room),
+        )
         self.offers = Offers(link, self.spawn)
         self.pipeline = Pipeline(rates(config))
-        self.rules = Rules(link, self.pipeline, self._banned)
-        self.desk = Desk(link, self._announce, self._publish, self._tell_user)
+        self.rules = Rules(link, self.pipeline, self._banned, self._retracted)
+        self.desk = Desk(link, self._announce, self._retract, self._publish, self._tell_user)
         self.classifier = classifier(config)
         self.speech = Speech(self.offers, self.pipeline, self.rules, self.desk, self.spawn, self.classifier)
         self.trouble = Trouble(link, self.engine, self.soon, self.offers.failing)
@@ -297,6 +306,13 @@ class Worker:
 
     async def _announce(self, room: str, fields: dict[str, Any]) -> str:
         return await state(self.broker, self.watch.room(room).must, fields)
+
+    async def _retract(self, room: str, ids: list[str]) -> str:
+        return await retraction(self.broker, self.watch.room(room).must, ids)
+
+    def _retracted(self, room: str, ids: frozenset[str]) -> None:
+        self.owner.retract(room, ids)
+        self.watch.retract(room, ids)
 
     async def _tell_user(self, user: str, message: wire.Message) -> None:
         with contextlib.suppress(BrokerError):

@@ -34,6 +34,9 @@ cdef void log_free(Log* g) noexcept nogil
 cdef int log_append(Log* g, uint64_t seq, uint32_t count, const uint8_t* canon, uint32_t n) noexcept nogil
 # The frame of a batch between tail and head; borrowed: it holds until the log is next appended to, cooled or trimmed.
 cdef Frame* log_frame(Log* g, uint64_t seq, int enc) noexcept nogil
+# A batch, between tail and head, with less in it: sockets in the middle of the old frame go on with that. 0; -1 when it
+# is not there, or there is no memory.
+cdef int log_put(Log* g, uint64_t seq, uint32_t count, const uint8_t* canon, uint32_t n) noexcept nogil
 cdef void log_cool(Log* g) noexcept nogil               # drops every frame
 # Drops the oldest batches until at most limit bytes are held; how many. An empty ring gives its array back.
 cdef uint32_t log_trim(Log* g, uint32_t limit) noexcept nogil

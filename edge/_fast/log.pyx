@@ -107,6 +107,26 @@ cdef int log_append(Log* g, uint64_t seq, uint32_t count, const uint8_t* canon, 
     return jumped
 
 
+cdef int log_put(Log* g, uint64_t seq, uint32_t count, const uint8_t* canon, uint32_t n) noexcept nogil:
+    cdef Batch* b
+    cdef uint8_t* copy
+    if seq < g.tail or seq > g.head or n > log_at(g, seq).len:
+        return -1
+    copy = <uint8_t*>mem_alloc(n)
+    if copy == NULL:
+        return -1
+    memcpy(copy, canon, n)
+    b = log_at(g, seq)
+    log_unframe(g, seq)
+    g.bytes -= b.len - n
+    g.budget[0] -= b.len - n
+    mem_free(b.canon, b.len)
+    b.canon = copy
+    b.len = n
+    b.count = count
+    return 0
+
+
 cdef Frame* log_frame(Log* g, uint64_t seq, int enc) noexcept nogil:
     cdef Batch* b = log_at(g, seq)
     if enc == ENC_POLL:
@@ -160,6 +180,9 @@ cdef class LogProbe:
 
     def append(self, uint64_t seq, uint32_t count, bytes canon):
         return log_append(&self.g, seq, count, canon, <uint32_t>len(canon))
+
+    def put(self, uint64_t seq, uint32_t count, bytes canon):
+        return log_put(&self.g, seq, count, canon, <uint32_t>len(canon))
 
     def frame(self, uint64_t seq, int enc):
         if not self.g.tail <= seq <= self.g.head:

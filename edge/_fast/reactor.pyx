@@ -17,7 +17,7 @@ from edge._fast.door cimport LISTENERS, TRUSTED, Door, door_address, door_adopt,
 from edge._fast.fanout cimport fanout_begin, fanout_forget, fanout_pending, fanout_slice, fanout_tell
 from edge._fast.farewell cimport farewell_close, farewell_refuse, farewell_slow
 from edge._fast.frame import encode_message
-from edge._fast.log cimport Log, log_append, log_back
+from edge._fast.log cimport Batch, Log, log_append, log_back, log_put
 from edge._fast.out cimport OUT_DEAD, out_gap, out_message, out_reply
 from edge._fast.registry cimport Ident, User, expiry_waits, registry_add, registry_find, registry_renew
 from edge._fast.room cimport (Room, members_next, room_drop, room_find, room_job, room_open, room_use, rooms_job,
@@ -340,6 +340,22 @@ cdef class Engine:
         if self.k.rooms.held > self.k.opt.budget_bytes:
             self.shed()
         return r
+
+    def batches(self, bytes name, int lane) -> list:
+        """What is kept of a lane, oldest first, as it came: numbers and bytes."""
+        cdef Log* g = &self.room(name).logs[lane & 1]
+        cdef uint64_t seq = g.tail
+        cdef Batch* b
+        found = []
+        while seq <= g.head:
+            b = &g.ring[seq & (g.cap - 1)]
+            found.append((seq, b.canon[:b.len]))
+            seq += 1
+        return found
+
+    def replace(self, bytes name, int lane, uint64_t seq, uint32_t count, bytes canon) -> bool:
+        """Something in a batch is to be shown no more. False when the batch is not kept, or the new one is longer."""
+        return log_put(&self.room(name).logs[lane & 1], seq, count, canon, <uint32_t>len(canon)) == 0
 
     cdef void shed(self) noexcept:
         # Past the budget: the coldest rooms' frames, then their rings; what still holds frames then are blocked

@@ -1,5 +1,6 @@
 # The routes of moderators: modes, lists, bans, the queue, the trail. It owns nothing, and must never let anybody in who
 # has not the scope for it: `moderate` for a room, `admin` for all of them.
+import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
@@ -31,6 +32,7 @@ class Desk(Protocol):
     async def bans(self, room: str, now: float) -> wire.Message: ...
     async def ban(self, who: Identity, room: str, user: str, body: bytes, now: float) -> wire.Message: ...
     async def unban(self, who: Identity, room: str, user: str, now: float) -> wire.Message: ...
+    async def delete(self, who: Identity, room: str, id_: str, now: float) -> wire.Message: ...
     async def queue(self, room: str, limit: int) -> wire.Message: ...
     async def decide(self, who: Identity, room: str, id_: str, approve: bool, now: float) -> wire.Message: ...
     async def trail(self, room: str, limit: int) -> wire.Message: ...
@@ -55,6 +57,7 @@ class Moderation:
             router.add_delete(f"{room}/bans/{{user}}", self.unban)
             router.add_get(f"{room}/audit", self.trail)
         room = "/v1/rooms/{room}"
+        router.add_delete(f"{room}/comments/{{id}}", self.delete)
         router.add_put(f"{room}/mode", self.set_mode)
         router.add_get(f"{room}/patterns", self._list("patterns"))
         router.add_put(f"{room}/patterns", self.set_patterns)
@@ -103,6 +106,17 @@ class Moderation:
     async def unban(self, request: web.Request) -> web.Response:
         who, room = self._who(request)
         return answer(await self._desk.unban(who, room, _user(request), time.time()))
+
+    async def delete(self, request: web.Request) -> web.Response:
+        who, room = self._speaker(request), wire.check_room(request.match_info["room"])
+        try:
+            who.check("moderate", room)
+        except EdgeError:
+            who.check("comment", room)  # then it is the author, or nobody
+        id_ = request.match_info["id"]
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", id_):
+            raise EdgeError("not_found", "there is no such comment")
+        return answer(await self._desk.delete(who, room, id_, time.time()))
 
     async def queue(self, request: web.Request) -> web.Response:
         _, room = self._who(request)

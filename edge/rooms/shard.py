@@ -1,7 +1,7 @@
 # A shard as its owner has it: the rooms that something has been said in, each with its window, its pace, and where its
 # log ends. It owns all that the owner knows and has not written; when the shard goes, that is forgotten with it. It
 # must never do I/O or read a clock.
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -111,6 +111,10 @@ class OwnedShard:
                 touched.add(room)
         self.seen = max(self.seen, seq)
         return touched
+
+    def retract(self, room: str, ids: Collection[str]) -> None:
+        if room in self.rooms:
+            self.rooms[room].window.retract(ids)
 
     def low(self) -> int:
         """The offers up to this one are covered by batches that are stored."""

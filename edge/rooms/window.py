@@ -5,7 +5,7 @@
 # A comment's place is (offer, item). A batch covers all places up to its mark: what it shows of them, and what it only
 # counts in `of`. So whoever goes on after it knows exactly what is left.
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 import msgspec
@@ -109,6 +109,15 @@ class Window:
         elif self._end <= mark:
             self._after = 0
             self._first = None
+
+    def retract(self, ids: Collection[str]) -> None:
+        """These are to be shown no more: where they wait they are only counted, and where they come they are known."""
+        for id_ in ids:
+            self._remember(id_)
+            if id_ in self._ids:
+                index = next((i for i, it in enumerate(self._waiting) if it.id == id_), -1)
+                if index >= 0:
+                    self._leave_out(index)
 
     def known(self, ids: Iterable[str]) -> None:
         """These are in the log already: they were said again after a change of owner."""

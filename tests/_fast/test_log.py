@@ -187,3 +187,21 @@ def test_tiny_batches_are_bounded_in_number() -> None:
         assert log.append(seq, 0, b"\x80") == 0
     assert log.state()["head"] == 5000
     assert log.state()["tail"] == 5000 - 4096 + 1
+
+
+def test_a_batch_with_less_in_it_takes_its_place() -> None:
+    log = LogProbe(1, 10_000, 0)
+    for seq in (1, 2, 3):
+        assert log.append(seq, 2, canon(seq, 200)) == 0
+    before = log.frame(2, 0)
+    log.keep(2, 0)
+    held = log.state()["bytes"]
+    less = canon(2, 50)
+    assert log.put(2, 1, less) == 0
+    assert log.kept_bytes() == before  # who is in the middle of it goes on
+    log.release()
+    assert len(log.frame(2, 0)) < len(before)
+    assert log.state()["bytes"] == held - len(canon(2, 200)) + len(less)
+    assert (log.put(2, 1, canon(2, 51)), log.put(0, 0, b""), log.put(4, 0, b"")) == (-1, -1, -1)
+    assert log.trim(0) == 3
+    assert log.state()["bytes"] == 0

@@ -185,3 +185,12 @@ def test_every_comment_is_accounted_for_by_exactly_one_batch(data: st.DataObject
         before = mark
     assert sum(of for _, of, _ in batches) == len(places)
     assert window.low is None
+
+
+def test_what_is_retracted_while_it_waits_is_only_counted() -> None:
+    window = Window()
+    say(window, 1, ["a", "b", "c"])
+    window.retract(["b", "never said"])
+    say(window, 2, ["b", "never said"])
+    (taken,) = drain(window)
+    assert (shown(taken), taken.of, taken.mark) == (["a", "c"], 3, (2, 2))

@@ -138,6 +138,58 @@ def test_bans_hold_on_open_sockets_too(server: Server, room: str) -> None:
     assert ask(server, "DELETE", "/v1/bans/b%C3%A4d").status == 200
 
 
+def seen_by_a_newcomer(server: Server, room: str, marker: str) -> list[str]:
+    """What a fresh viewer is shown, up to the comment that says `marker`."""
+    texts: list[str] = []
+    with Raw(server) as viewer:
+        viewer.upgrade(room)
+        viewer.message("hello")
+        while marker not in texts:
+            texts += [comment["x"] for comment in viewer.message("batch")["m"]]
+    return texts
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_deleted_comment_leaves_every_place_that_shows_it(workers: int, tmp_path: Path, room: str) -> None:
+    path = f"/v1/rooms/{room}/comments"
+    with server_at(tmp_path, server_workers=workers) as server, Raw(server) as viewer:
+        viewer.upgrade(room)
+        since = viewer.message("hello")["since"]
+        made = {}
+        for name in ("keep", "mine", "theirs"):
+            made[name] = told(say(server, room, name, "ann" if name == "mine" else "bob"))["id"]
+            assert [comment["id"] for comment in viewer.message("batch")["m"]] == [made[name]]
+        assert ask(server, "DELETE", f"{path}/{made['theirs']}", None, token("ann")).error() == "forbidden"
+        assert told(ask(server, "DELETE", f"{path}/{made['mine']}", None, token("ann")))["id"] == made["mine"]
+        assert viewer.message("del")["ids"] == [made["mine"]]
+        assert told(ask(server, "DELETE", f"{path}/{made['theirs']}"))["id"] == made["theirs"]
+        assert viewer.message("del")["ids"] == [made["theirs"]]
+        told(say(server, room, "last", "bob"))
+        viewer.message("batch")
+        for _ in range(4):
+            assert seen_by_a_newcomer(server, room, "last") == ["keep", "last"]
+        with Raw(server) as back:
+            back.upgrade(room, f"?since={since}")
+            texts: list[str] = []
+            while "last" not in texts:
+                texts += [comment["x"] for comment in back.message("batch")["m"]]
+            assert texts == ["keep", "last"]
+        assert ask(server, "DELETE", f"{path}/a.b").status == 404
+        assert ask(server, "DELETE", f"{path}/{made['keep']}", None, token("ann", "read")).error() == "forbidden"
+
+
+def test_what_the_banned_have_said_goes_with_them(server: Server, room: str) -> None:
+    with Raw(server) as viewer:
+        viewer.upgrade(room)
+        viewer.message("hello")
+        for user, text in (("bad", "one"), ("ann", "two"), ("bad", "three")):
+            told(say(server, room, text, user))
+            viewer.message("batch")
+        told(ask(server, "PUT", f"/v1/rooms/{room}/bans/bad"))
+        assert len(viewer.message("del")["ids"]) == 2
+        assert seen_by_a_newcomer(server, room, "two") == ["two"]
+
+
 def test_the_queue_of_a_room_that_is_looked_at_first(server: Server, room: str) -> None:
     path = f"/v1/rooms/{room}"
     told(ask(server, "PUT", f"{path}/mode", {"moderation": "pre"}))

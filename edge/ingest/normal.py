@@ -27,6 +27,7 @@ _LOOKALIKES = {
     "s": "ѕʂꜱ", "t": "тτ", "u": "υսʋ", "v": "νѵᴠ", "w": "ԝωᴡѡ", "x": "хχҳ", "y": "уүγყ", "z": "ᴢʐ",
 }  # fmt: skip
 LOOKALIKE = {alike: plain for plain, many in _LOOKALIKES.items() for alike in many}
+_LUNATE = {0x3F2: "c", 0x3F9: "c"}  # the Greek sigma that looks like a c: NFKC makes the one of it that looks like an o
 _TWO = {"æ": "ae", "œ": "oe"}
 
 # The rest of the Latin letters in disguise say so by their names: ł, ø, small capitals, 🅰.
@@ -66,7 +67,7 @@ def source(text: str) -> str:
     """The text that folding goes through one by one. `text` is in NFC."""
     if text.isascii():
         return text
-    shown = _DROP.sub("", text)
+    shown = _DROP.sub("", text).translate(_LUNATE)
     wide = unicodedata.normalize("NFKC", shown)
     return wide if len(wide) <= _WIDE * len(shown) else shown
 
@@ -119,7 +120,7 @@ def accented(char: str) -> str | None:
 
 
 def _fold_one(char: str) -> str:
-    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", char).casefold())
+    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", char.translate(_LUNATE)).casefold())
     kept = "".join(map(_plain, _DROP.sub("", plain)))
     made = unicodedata.normalize("NFC", kept)
     return made if len(made) <= _WIDE else char

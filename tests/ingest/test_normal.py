@@ -76,6 +76,12 @@ def test_ascii_is_folded_the_same_on_its_fast_path() -> None:
         assert fold(chr(code)) == _fold_one(chr(code)) == chr(code).lower().translate(str.maketrans(LEET))
 
 
+@pytest.mark.parametrize("alike", LOOKALIKE)
+def test_every_look_alike_leads_to_its_letter(alike: str) -> None:
+    for written in (alike, alike.upper(), alike + "\u0336", alike + "\u0301"):
+        assert skeleton(unicodedata.normalize("NFC", written)) == LOOKALIKE[alike]
+
+
 words = st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=20)
 
 

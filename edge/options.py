@@ -2,6 +2,7 @@
 # limit.
 import fcntl
 import ipaddress
+import os
 import resource
 import sys
 from pathlib import Path
@@ -65,18 +66,22 @@ def access(config: Config) -> Access:
 
 
 def data_folder(config: Config) -> str:
-    """Where this box keeps its files, or nothing: in dev mode, where another server has the usual place already, this
-    one does without."""
+    """Where this box keeps its files, or nothing: in dev mode, where the usual place can't be had, it does without."""
     folder = config.server.data
-    if not config.server.dev or folder != Server().data or not Path(folder, LOCK).exists():
+    if not config.server.dev or folder != Server().data:
         return folder
-    with Path(folder, LOCK).open() as lock:
-        try:
+    why = ""
+    try:
+        Path(folder).mkdir(mode=0o700, exist_ok=True)
+        with Path(folder, LOCK).open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            print(f"edge: another server has the folder {folder}: this one keeps nothing", file=sys.stderr, flush=True)
-            return ""
-    return folder
+    except BlockingIOError:
+        why = "another server has it"
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+    if why:
+        print(f"edge: nothing is kept in the folder {folder}: {why}", file=sys.stderr, flush=True)
+    return "" if why else folder
 
 
 def classifier(config: Config) -> Classifier | None:

@@ -1,7 +1,10 @@
 """What moderators do, on a real server: modes, words, patterns, bans, the queue, the trail; what outlives kill -9."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +17,7 @@ from tests.broker.nats_server import nats_server
 from tests.ingest.test_classifier_example import KEY as SERVICE_KEY
 from tests.ingest.test_classifier_example import Service
 from tests.raw import UPGRADE, Raw, Reply
-from tests.server import Server, no_complaints, until
+from tests.server import ROOT, Server, no_complaints, until
 
 KEY = "k" * 32
 TOKENS = Tokens(KEY)
@@ -333,3 +336,30 @@ def test_what_is_set_at_one_box_holds_at_another_within_a_second(tmp_path: Path,
             told(ask(two, "POST", f"{path}/review/{made}", {"approve": True}))
             assert author.message("ack")["status"] == "published"
             assert [comment["id"] for comment in author.message("batch")["m"]] == [made]
+
+
+def test_in_dev_mode_a_folder_that_cannot_be_had_is_done_without(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "edge.cli", "serve", "--dev", "--listen", "127.0.0.1:0"]
+    command += ["--private-listen", "127.0.0.1:0"]
+    started = []
+    try:
+        for words in (b"", b"another server has it"):
+            with (tmp_path / "said").open("wb") as said:
+                process = subprocess.Popen(
+                    command,
+                    cwd=tmp_path,
+                    env=os.environ | {"PYTHONPATH": str(ROOT)},
+                    stdout=subprocess.PIPE,
+                    stderr=said,
+                )
+            started.append(process)
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith(b"edge: ready on ")
+            assert (b"nothing is kept" in (tmp_path / "said").read_bytes()) == bool(words)
+            assert words in (tmp_path / "said").read_bytes()
+    finally:
+        for process in started:
+            process.terminate()
+            assert process.wait(20) == 0
+            assert process.stdout is not None
+            process.stdout.close()

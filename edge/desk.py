@@ -16,7 +16,7 @@ from edge.errors import EdgeError
 from edge.ingest import modes
 from edge.ingest.patterns import Pattern
 from edge.ingest.words import Entry
-from edge.rules import BANS, EVERYWHERE, GONE, MODES, PATTERNS, WORDS, Ban, ban_key, patterns_of, rule_key, words_of
+from edge.rules import BANS, GONE, MODES, PATTERNS, WORDS, Ban, ban_key, patterns_of, rule_key, words_of
 
 PENDING, AUDIT = "pending.", "audit."
 RETRACTED = 1_000
@@ -125,7 +125,7 @@ class Desk:
         ban = Ban(user, None if asked.seconds is None else now + asked.seconds, asked.shadow)
         told = msgspec.to_builtins(ban)
         await self._keep(ban_key(room, user), msgspec.json.encode(ban))
-        if not ban.shadow and ban.until is None and room != EVERYWHERE and (ids := await self._said(room, user)):
+        if not ban.shadow and ban.until is None and room != wire.EVERYWHERE and (ids := await self._said(room, user)):
             await self._go(room, ids)
         await self._note(who, room, now, "ban", told)
         return dict(told)
@@ -263,4 +263,4 @@ def _decoded(body: bytes, kind: Any, problem: str) -> Any:
     except msgspec.ValidationError as bad:
         raise EdgeError(problem, str(bad)) from None
     except (ValueError, RecursionError) as bad:
-        raise EdgeError("bad_json", "nested too deeply" if isinstance(bad, RecursionError) else str(bad)) from None
+        raise EdgeError("bad_json", wire.malformed(bad)) from None

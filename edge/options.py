@@ -1,5 +1,5 @@
-# What the settings mean to the engine: its bounds in its own units. Pure but for reading this process's descriptor
-# limit.
+# What the settings mean to the parts that a worker is put together from, in their own units. Pure, but for this
+# process's descriptor limit, which it raises and reads, and the data folder, which it looks for.
 import fcntl
 import ipaddress
 import os
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from broker.access import Access
+from broker.state_file import LOCK
 from edge.config import Comments, Config, Server
 from edge.ingest.classifier import Classifier, Policy
 from edge.ingest.limits import Rates
@@ -16,7 +17,6 @@ SPARE_DESCRIPTORS = 512  # for the broker, files, and HTTP requests that are not
 MUST_RING = 64 * 1024
 CHAT_RING = 256 * 1024
 POLL_AGAIN_MS = 500
-LOCK = "edge.lock"  # in the folder of a server's files, held as long as it runs
 CLOSE_MS = 2000
 
 

@@ -150,9 +150,10 @@ class Owner:
             return
         if member.state == "fresh":
             self._spawn(self._tell())
-        self._members[member.name] = (time.monotonic(), member.loads)
         if member.state == "leaving":
-            del self._members[member.name]
+            self._members.pop(member.name, None)
+        else:
+            self._members[member.name] = (time.monotonic(), member.loads)
 
     async def _tell(self, state: str = "here") -> None:
         loads = {number: round(held.load, 4) for number, held in self._held.items()}

@@ -15,11 +15,10 @@ from edge.ingest.patterns import Pattern, Patterns
 from edge.ingest.pipeline import Pipeline
 from edge.ingest.pipeline import Rules as RoomRules
 from edge.ingest.words import NO_WORDS, Entry, WordList
+from edge.wire import EVERYWHERE
 
 log = logging.getLogger("edge.rules")
 
-EVERYWHERE = "="
-"""In the place of a room's name: what holds in all of them. No room is called so."""
 MODES, WORDS, PATTERNS, BANS, GONE = "modes.", "words.", "patterns.", "bans.", "gone."
 NOTHING: frozenset[str] = frozenset()
 NO_PATTERNS = Patterns()
@@ -64,7 +63,6 @@ class Rules:
         self._gone: dict[str, frozenset[str]] = {}  # by room: the last comments that were retracted
         self._rooms: dict[str, RoomRules] = {}
         self._bans: dict[str, Ban] = {}  # by key
-        self.unreadable = 0
 
     async def start(self) -> None:
         """From the return on what is set holds here. Raises Unavailable; may be called again then."""
@@ -98,7 +96,6 @@ class Rules:
             else:
                 self._rule(kind + ".", rest.partition(".")[0], value)
         except (msgspec.DecodeError, msgspec.ValidationError, EdgeError) as bad:
-            self.unreadable += 1
             log.error("what is kept as %s can't be used, and what held before goes on: %s", change.key, bad)
 
     def _ban(self, key: str, value: bytes | None) -> None:

@@ -14,12 +14,13 @@ from edge.ingest.classifier import Classifier, Comment, Score
 from edge.ingest.modes import Author
 from edge.ingest.pipeline import PRE, Facts, Pipeline
 from edge.ingest.recent import Recent
-from edge.ingest.verdict import Kind, Ruling, Thresholds
+from edge.ingest.verdict import Kind, Ruling, Thresholds, Verdict
 from edge.offers import Done, Offers
 from edge.rules import Rules
 
 log = logging.getLogger("edge.speech")
 
+SHADOW = Verdict(Kind.SHADOW)
 SAID = 65_536
 """Comments that are known again when they are sent once more, with the same `ref`."""
 HOLDING = 1_000
@@ -45,7 +46,7 @@ class Speech:
         self._spawn = spawn
         self._classifier = classifier
         self._thresholds = Thresholds()
-        self._said: Recent[str, str] = Recent(SAID)
+        self._said: Recent[str, Verdict] = Recent(SAID)
         self._holding = 0
         self.rejected = 0
         self.shadowed = 0
@@ -59,23 +60,22 @@ class Speech:
             self.rejected += 1
             wait_s = None if ban.until is None else max(1.0, round(ban.until - now, 3))
             raise EdgeError("banned", retry_after=wait_s)
-        before = self._said.get(made)  # sent again, because its answer was lost: it is measured once
-        if before is None:
-            before = self._judge(identity, room, body, address)
+        # One that is sent again, because its answer was lost, is measured once.
+        verdict = self._said.get(made) or self._judge(identity, room, body, address)
         if ban is not None:
-            before = "shadow"
-        self._said.put(made, before)
-        if before == "shadow":
+            verdict = SHADOW
+        self._said.put(made, verdict)
+        if verdict.kind is Kind.SHADOW:
             self.shadowed += 1
             done("published")
             return
         comment = wire.comment(made, identity.public(), body.x, int(now * 1000), re=body.re, tier=identity.tier)
-        if before.startswith("pending"):
-            self._hold(Waiting(room, identity.user, (before.partition(":")[2],), comment), done)
+        if verdict.kind is Kind.PENDING:
+            self._hold(Waiting(room, identity.user, verdict.reasons, comment), done)
         else:
             self._offers.take(room, comment, done)
 
-    def _judge(self, identity: Identity, room: str, body: wire.CommentBody, address: bytes) -> str:
+    def _judge(self, identity: Identity, room: str, body: wire.CommentBody, address: bytes) -> Verdict:
         # In dev mode everybody has every scope, and is measured like anybody all the same: their tokens never end.
         moderates = "moderate" in identity.scopes and identity.exp is not None
         role = "moderator" if moderates else identity.role
@@ -85,9 +85,7 @@ class Speech:
             self.rejected += 1
             assert verdict.refusal is not None
             raise verdict.refusal.error()
-        if verdict.kind is Kind.SHADOW:
-            return "shadow"
-        return f"pending:{', '.join(verdict.reasons)}" if verdict.kind is Kind.PENDING else "published"
+        return verdict
 
     def _hold(self, waiting: Waiting, done: Done) -> None:
         if self._holding >= HOLDING:

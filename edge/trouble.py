@@ -46,17 +46,17 @@ class Trouble:
         return {"t": "state", "trouble": "broker" if self.now else None}
 
     async def watch(self) -> None:
-        loop = asyncio.get_running_loop()
         told = 0.0
         while True:
-            found = not await self._answers() or self._failing(time.monotonic())
+            answers, now = await self._answers(), time.monotonic()
+            found = not answers or self._failing(now)
             changed, self.now = found != self.now, found
             if changed:
                 self.times += found
                 log.warning("viewers are told: %s", "the broker is away" if found else "the broker is back")
-            if changed or (found and loop.time() - told > AGAIN_S):
+            if changed or (found and now - told > AGAIN_S):
                 await self._tell()
-                told = loop.time()
+                told = now
             await asyncio.sleep(LOOK_S)
 
     async def _answers(self) -> bool:

@@ -21,6 +21,9 @@ EVENT_DEPTH = 16
 EVENT_VALUES = 2000
 ITEM_BYTES = 16 * 1024
 
+EVERYWHERE = "="
+"""In the place of a room's name: what holds in all of them. No room is called so."""
+
 _ROOM = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 # C0, DEL, C1; line and paragraph ends; what reorders the text around it: embeddings, overrides and isolates; halves of
 # surrogate pairs, which no encoder takes. LRM, RLM and ALM stay: honest right-to-left text needs them, and they reorder
@@ -95,7 +98,7 @@ def decode_op(data: bytes, *, binary: bool = False) -> Op:
         words = str(bad)
         raise EdgeError("bad_op" if words.endswith("`$.op`") or "field `op`" in words else "bad_json", words) from None
     except (ValueError, RecursionError) as bad:
-        raise EdgeError("bad_json", _malformed(bad)) from None
+        raise EdgeError("bad_json", malformed(bad)) from None
     if isinstance(op, Comment):
         try:
             op.x = clean_text(op.x)
@@ -110,7 +113,7 @@ def decode_comment(data: bytes) -> CommentBody:
     try:
         body = _json_comment.decode(data)
     except (ValueError, RecursionError) as bad:
-        raise EdgeError("bad_json", _malformed(bad)) from None
+        raise EdgeError("bad_json", malformed(bad)) from None
     body.x = clean_text(body.x)
     return body
 
@@ -120,12 +123,13 @@ def decode_event(data: bytes) -> dict[str, Any]:
     try:
         event = _json_event.decode(data)
     except (ValueError, RecursionError) as bad:
-        raise EdgeError("bad_json", _malformed(bad)) from None
+        raise EdgeError("bad_json", malformed(bad)) from None
     _check_event(event)
     return event
 
 
-def _malformed(bad: Exception) -> str:
+def malformed(bad: Exception) -> str:
+    """What a decoder has against some bytes, in words."""
     return "nested too deeply" if isinstance(bad, RecursionError) else str(bad)
 
 

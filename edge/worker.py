@@ -42,7 +42,7 @@ from edge.options import access, can_migrate, capacity, classifier, data_folder,
 from edge.outside import Outside
 from edge.owner import WANTED, Owner
 from edge.reports import Reports
-from edge.rules import EVERYWHERE, Ban, Rules
+from edge.rules import Ban, Rules
 from edge.scores import retraction, score, state
 from edge.speech import Speech
 from edge.trouble import Trouble
@@ -286,23 +286,21 @@ class Worker:
 
     async def comment(self, identity: Identity, room: str, body: wire.CommentBody, peer: bytes = b"") -> wire.Message:
         """Its ack, once it is stored."""
-        told: asyncio.Future[str] = self.loop.create_future()
-
-        def done(status: str) -> None:
-            if not told.done():
-                told.set_result(status)
-
         made = wire.comment_id(identity.user, body.ref)
-        self.speech.say(identity, room, body, made, peer, done)
-        return ack(body.ref, made, await told)
+        status = await self._told_once(lambda done: self.speech.say(identity, room, body, made, peer, done))
+        return ack(body.ref, made, status)
+
+    async def _told_once(self, say: Callable[[Done], None]) -> str:
+        """What became of a comment, for one who may have gone by then."""
+        told: asyncio.Future[str] = self.loop.create_future()
+        say(lambda status: None if told.done() else told.set_result(status))
+        return await told
 
     def _offer(self, id_: int, identity: Identity, room: str, body: wire.CommentBody, made: str, done: Done) -> None:
         self.speech.say(identity, room, body, made, self.engine.address(id_) or b"", done)
 
     async def _publish(self, room: str, comment: wire.Message) -> str:
-        told: asyncio.Future[str] = self.loop.create_future()
-        self.offers.take(room, comment, told.set_result)
-        return await told
+        return await self._told_once(lambda done: self.offers.take(room, comment, done))
 
     async def _announce(self, room: str, fields: dict[str, Any]) -> str:
         return await state(self.broker, self.watch.room(room).must, fields)
@@ -333,7 +331,7 @@ class Worker:
         if ban.until is not None or ban.shadow:
             return
         for id_ in self.engine.sockets_of(ban.user.encode()):
-            if room == EVERYWHERE or self.engine.room_of(id_) == room.encode():
+            if room == wire.EVERYWHERE or self.engine.room_of(id_) == room.encode():
                 self.engine.end(id_, 1008, b"banned")
         self.soon()
 

@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "edge._fast": set(),
     "edge.auth": LEAVES,
     "edge.metrics": LEAVES,
-    "edge.options": LEAVES | {"edge.ingest", "broker.access"},
+    "edge.options": LEAVES | {"edge.ingest", "broker.access", "broker.state_file"},
     "edge.rooms": LEAVES,
     "edge.ingest": LEAVES,
     "edge.ingest.classifier": LEAVES | {"edge.ingest"},
@@ -76,6 +76,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "broker": set(),
     "broker.access": {"broker"},
     "broker.base": {"broker"},
+    "broker.state_file": {"broker"},
     "broker.local": {"broker"},
 }
 

@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -12,9 +11,10 @@ import pytest
 from broker.base import CHAT, UNKNOWN, Full, Kind, Mark, Outcome, Standing, Unavailable
 from broker.memory import MemoryBroker, Store
 from edge import wire
-from edge.owner import MEMBERS, Owner
+from edge.owner import MEMBERS
 from edge.reports import Reports
 from edge.rooms.window import BATCH_COMMENTS, CARRIED
+from tests.owners import owner
 from tests.server import until_async
 
 ROOM = "match"
@@ -34,27 +34,6 @@ def shown(store: Store, room: str = ROOM) -> list[str]:
 
 def counted(store: Store, room: str = ROOM) -> int:
     return sum(batch.get("of", len(batch["m"])) for batch in log_of(store, room))
-
-
-@asynccontextmanager
-async def owner(broker: MemoryBroker, *, alone: bool = True) -> AsyncIterator[Owner]:
-    tasks: set[asyncio.Task[Any]] = set()
-
-    def spawn(work: Any) -> asyncio.Task[Any]:
-        task = asyncio.get_running_loop().create_task(work)
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-        return task
-
-    made = Owner(broker, 5, (0, 1), alone, spawn)
-    await made.start(True)
-    try:
-        yield made
-    finally:
-        await made.stop()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_what_is_offered_is_numbered_and_covered() -> None:

@@ -14,7 +14,6 @@ from edge.api.answers import answer
 from edge.auth import Identity, check_name
 from edge.errors import EdgeError
 
-EVERYWHERE = "="
 LIMIT = 50
 LIMIT_MOST = 500
 
@@ -65,13 +64,13 @@ class Moderation:
         router.add_post(f"{room}/review/{{id}}", self.decide)
 
     def _who(self, request: web.Request) -> tuple[Identity, str]:
-        """The moderator, and the room, or EVERYWHERE."""
+        """The moderator, and the room, or wire.EVERYWHERE."""
         identity = self._speaker(request)
         room = request.match_info.get("room")
         if room is None:
             if "admin" not in identity.scopes or identity.rooms is not None:
                 raise EdgeError("forbidden", "this needs the scope admin, for all rooms")
-            return identity, EVERYWHERE
+            return identity, wire.EVERYWHERE
         identity.check("moderate", wire.check_room(room))
         return identity, room
 

@@ -10,6 +10,7 @@ from edge.ingest.limits import MODERATORS
 from edge.ingest.meter import Meter, Switch
 from edge.ingest.text import emote_only
 from edge.ingest.verdict import Refusal
+from edge.wire import malformed
 
 SLOW_MOST_S = 6 * 3600
 AUTO_ON = 20_000
@@ -55,8 +56,7 @@ def decode(data: bytes) -> Mode:
     except msgspec.ValidationError as bad:
         raise EdgeError("bad_mode", str(bad)) from None
     except (ValueError, RecursionError) as bad:
-        words = "nested too deeply" if isinstance(bad, RecursionError) else str(bad)
-        raise EdgeError("bad_json", words) from None
+        raise EdgeError("bad_json", malformed(bad)) from None
 
 
 def check(

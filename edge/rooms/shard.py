@@ -79,7 +79,6 @@ class OwnedShard:
     def __init__(self, number: int, after: int, rooms: Mapping[str, tuple[int, Place]], quick_s: float) -> None:
         self.number = number
         self.seen = after  # the last offer that was given
-        self.taken = 0  # comments
         self.bad = 0
         self._aged = float("-inf")
         self._quick_s = quick_s
@@ -106,7 +105,6 @@ class OwnedShard:
             place = (seq, index)
             if place < room.mark:
                 continue  # the log has it
-            self.taken += 1
             if room.window.add(place, item.id, item.comment, item.size):
                 touched.add(room)
         self.seen = max(self.seen, seq)

@@ -51,11 +51,6 @@ class Window:
         self._recent: set[str] = set()
         self._older: set[str] = set()  # what `_recent` was
         self._chance = chance
-        self.left_out = 0  # in all
-
-    def __len__(self) -> int:
-        """How many the next batches stand for."""
-        return len(self._waiting) + self._after + sum(it.before for it in self._waiting if it.before)
 
     def __bool__(self) -> bool:
         return bool(self._waiting) or self._after > 0
@@ -64,11 +59,6 @@ class Window:
     def low(self) -> Place | None:
         """Whatever is below has been covered by a batch that is stored; None: all that has been seen."""
         return self._first
-
-    @property
-    def full(self) -> bool:
-        """There is a whole batch."""
-        return len(self._waiting) >= BATCH_COMMENTS
 
     def add(self, place: Place, id_: str, comment: msgspec.Raw, size: int) -> bool:
         """False for one that has been said already: whoever sends a comment again does not say it twice."""
@@ -79,7 +69,6 @@ class Window:
             self._first = place
         self._seen += 1
         if len(self._waiting) >= CARRIED:
-            self.left_out += 1
             chosen = int(self._chance() * self._seen)  # every one so far has the same chance to be shown
             if chosen >= len(self._waiting):
                 self._after += 1

@@ -25,10 +25,10 @@ from broker.nats_link import Link
 from broker.nats_write import Writer
 from broker.subjects import kv, offers
 from edge import wire
-from edge.owner import Owner
 from tests.broker.boxes import Box, Taken, box_of, until
 from tests.broker.gate import gate_to
 from tests.broker.nats_server import NatsServer, nats_cluster, nats_server
+from tests.owners import owner
 
 STREAMS = "store/jetstream/$G/streams"
 
@@ -566,27 +566,6 @@ async def test_a_checkpoint_beyond_the_end_leaves_nothing_out(tmp_path: Path, ma
             await until(lambda: offering.all_in(taken))
             assert [n for n, _ in taken.offers] == list(range(1, 16))
             assert (await old.fence(1, 3)).after == 0  # written so
-
-
-@contextlib.asynccontextmanager
-async def owner(broker: Broker) -> AsyncIterator[Owner]:
-    tasks: set[asyncio.Task[Any]] = set()
-
-    def spawn(work: Any) -> asyncio.Task[Any]:
-        task = asyncio.get_running_loop().create_task(work)
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-        return task
-
-    made = Owner(broker, 5, (0, 1), True, spawn)
-    await made.start(True)
-    try:
-        yield made
-    finally:
-        await made.stop()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Said:

@@ -142,6 +142,15 @@ class Raw:
             pass
         return found
 
+    def messages(self, *kinds: str) -> list[Any]:
+        """The next message of each of these, in whatever order they come."""
+        found: dict[str, Any] = {}
+        while len(found) < len(kinds):
+            message = self.frame_of(TEXT).message()
+            if message["t"] in kinds:
+                found.setdefault(message["t"], message)
+        return [found[kind] for kind in kinds]
+
     def say(self, payload: bytes | str, op: int = TEXT, *, fin: bool = True, rsv: int = 0, masked: bool = True) -> None:
         data = payload.encode() if isinstance(payload, str) else payload
         n = len(data)

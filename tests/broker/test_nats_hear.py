@@ -221,7 +221,7 @@ async def test_a_switch_that_fails_is_made_later(url: str, nats: NatsServer, mon
         await until(lambda: heard_by(reader, CHAT) == {out_all(3, CHAT)})
         await fill(writer, rooms[0], CHAT, [b"a"])
         await until(lambda: viewers[rooms[0]].heads[CHAT] == 1)
-        assert reader.figures()["broker_reconnects"] == 3
+        await until(lambda: reader.figures()["broker_reconnects"] == 3)  # the other connections come when they come
 
 
 async def test_what_is_emitted_is_heard_by_all_who_hear_it_now(url: str) -> None:

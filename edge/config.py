@@ -86,7 +86,11 @@ _origin = _matching(r"|\*|https?://[^\s/]+", "*, an origin such as https://examp
 _service = _matching(r"|https?://[^\s]+", "a URL, or nothing")
 _filled = _matching(r".*\S.*", "a name")
 _url = _matching(r"|https?://[^\s/@]+(/\S*)?", "https://HOST/PATH, or nothing")
+_reaction = _matching(r"[a-z0-9_]{1,32}", "names of 1 to 32 of a-z 0-9 _")
 _key = _matching(r"(?s)|.{32,}", "32 characters or more")
+
+
+REACTIONS = 16  # kinds of them: the totals of all have to go with a batch
 
 
 class Server(msgspec.Struct, frozen=True):
@@ -182,25 +186,37 @@ class Streams(msgspec.Struct, frozen=True):
 class Rooms(msgspec.Struct, frozen=True):
     own: Annotated[bool, About("Compete for shards, and write their rooms: the role `rooms`.")] = True
     flush_ms: Annotated[int, About("The time in which comments are gathered where few are said.", 1, 1000)] = 5
+    reactions: Annotated[
+        tuple[str, ...],
+        About("The kinds of reactions that are taken, 16 at most; the same on all boxes.", check=_reaction),
+    ] = ("fire", "heart", "laugh", "clap", "wow", "sad")
 
 
 class Comments(msgspec.Struct, frozen=True):
     per_user: Annotated[
-        int, About("Comments of a user in 30 s, at a worker; 0: no limit. --dev has none.", 0, 10**6)
+        int, About("Comments of a user in 30 s; 0: no limit. Each limit is of the box; --dev has none.", 0, 10**6)
     ] = 20
     per_moderator: Annotated[int, About("And of a moderator.", 0, 10**6)] = 100
     per_bot: Annotated[int, About("And of a verified bot.", 0, 10**6)] = 7500
+    reactions_per_user: Annotated[int, About("Reactions of a user in 10 s.", 0, 10**6)] = 30
     per_ip: Annotated[int, About("Comments from one address in a minute, IPv6 by /64.", 0, 10**6)] = 100
     carriers: Annotated[
         tuple[str, ...], About("Networks whose addresses many share; they may send 20 times that.", check=_network)
     ] = ()
     per_room: Annotated[int, About("Comments in a room in a second.", 0, 10**7)] = 50000
-    per_worker: Annotated[int, About("Comments in all rooms in a second.", 0, 10**7)] = 200000
+    per_box: Annotated[int, About("Comments in all rooms in a second.", 0, 10**7)] = 200000
 
 
 class Moderation(msgspec.Struct, frozen=True):
+    unknown_mentions: Annotated[
+        Literal["refuse", "leave"], About("A comment that mentions somebody who is not there: refuse it, or take it.")
+    ] = "refuse"
+    crowd: Annotated[
+        Literal["tell", "subs_only"],
+        About("A sudden crowd: tell the moderators, and with subs_only let none but subscribers comment meanwhile."),
+    ] = "tell"
     classifier_url: Annotated[
-        str, About("Asked about comments in rooms that are looked at first; empty: nobody is.", check=_service)
+        str, About("Asked about comments: first where the mode is pre, else behind. Empty: nobody is.", check=_service)
     ] = ""
     classifier_key: Annotated[str, About("Its bearer token.", secret=True)] = ""
     classifier_ms: Annotated[int, About("The time that its answer may take.", 50, 10000)] = 400
@@ -352,6 +368,9 @@ def _contradictions(
         yield f"{where('server', 'listen')}: {host} is not loopback, as --dev wants it (but for EDGE_DEV_ANYWHERE=1)"
     if port and server.private_listen == server.listen:
         yield f"{where('server', 'private_listen')}: {server.listen} is taken by [server] listen"
+    kinds = config.rooms.reactions
+    if len(kinds) > REACTIONS or len(set(kinds)) < len(kinds):
+        yield f"{where('rooms', 'reactions')}: expected at most {REACTIONS} names, each once"
     if limits.inflated_bytes < limits.message_bytes:
         yield f"{where('limits', 'inflated_bytes')}: expected at least message_bytes, {limits.message_bytes}"
 

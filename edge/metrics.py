@@ -1,6 +1,7 @@
 # What is counted, as Prometheus reads it, for all workers of a box at once. It owns the words for each figure, and the
 # memory that workers share to tell each other theirs. Nobody waits for anybody: what is read is at most a second old.
 import mmap
+import re
 import struct
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +11,7 @@ Figures = dict[str, int]
 
 GAUGES = frozenset(
     "connections capacity cold rooms users held_bytes http_connections memory_blocks memory_bytes memory_mapped "
-    "owner_shards classifier_waiting classifier_under_way classifier_held classifier_open".split()
+    "owner_shards classifier_waiting classifier_under_way classifier_held classifier_open look_backlog".split()
 )
 LABELS = {
     "refused": "status",
@@ -21,6 +22,28 @@ LABELS = {
     "frames": "lane",
 }
 """Figures that are one family with a label: the word before the underscore, and what the rest of the name is."""
+
+
+class Histogram:
+    """How long something took, in seconds."""
+
+    def __init__(self, name: str, bounds: Sequence[float]) -> None:
+        self._name = name
+        self._bounds = bounds
+        self._counts = [0] * len(bounds)
+        self._count = 0
+        self._sum_us = 0
+
+    def add(self, seconds: float) -> None:
+        self._count += 1
+        self._sum_us += round(seconds * 1e6)
+        for place, bound in enumerate(self._bounds):
+            self._counts[place] += seconds <= bound
+
+    def figures(self) -> Figures:
+        found = {f"{self._name}_bucket_{bound:g}": n for bound, n in zip(self._bounds, self._counts, strict=True)}
+        found[f"{self._name}_bucket_+Inf"] = found[f"{self._name}_count"] = self._count
+        return found | {f"{self._name}_sum_us": self._sum_us}
 
 
 class Board:
@@ -67,6 +90,9 @@ def exposition(workers: Sequence[tuple[str, Mapping[str, int]]]) -> str:
     families: dict[str, list[str]] = {}
     for own, figures in workers:
         for name, value in figures.items():
+            if timed := re.fullmatch(r"(\w+_seconds)_(bucket|count|sum_us)_?(.*)", name):
+                _add_timed(families, timed[1], timed[2], timed[3], value, own)
+                continue
             family, _, rest = name.partition("_")
             label, kind = "", "gauge" if name in GAUGES or family == "viewers" else "counter"
             if name not in GAUGES and family in LABELS:
@@ -77,3 +103,13 @@ def exposition(workers: Sequence[tuple[str, Mapping[str, int]]]) -> str:
                 f"{name}{{{labels}}} {value}" if labels else f"{name} {value}"
             )
     return "".join("\n".join(lines) + "\n" for lines in families.values())
+
+
+def _add_timed(families: dict[str, list[str]], family: str, part: str, bound: str, value: int, own: str) -> None:
+    """One line of a Histogram."""
+    name = f"edge_{family}"
+    labels = ",".join(filter(None, (f'le="{bound}"' if bound else "", own)))
+    figure = f"{value / 1e6:g}" if part == "sum_us" else f"{value}"
+    families.setdefault(name, [f"# TYPE {name} histogram"]).append(
+        f"{name}_{part.removesuffix('_us')}{f'{{{labels}}}' if labels else ''} {figure}"
+    )

@@ -16,8 +16,9 @@ log = logging.getLogger("edge.offers")
 FAILED_S = 3.0
 WAITING = 10_000  # of one shard, at this worker: past it a comment is refused as overloaded
 
-Done = Callable[[str], None]
-"""Told once what became of a comment: `published`, `rejected` (it is certainly nowhere) or `unknown`."""
+Done = Callable[[str | EdgeError], None]
+"""Told once what became of a comment: `published`, `pending`, `rejected` (it is certainly nowhere) or `unknown`; or, as
+an error, why it was not taken."""
 
 
 class _Queue:
@@ -44,7 +45,7 @@ class Offers:
         """What has been offered lately did not get through, as far as is known."""
         return now - self._failed < FAILED_S
 
-    def take(self, room: str, comment: wire.Message, done: Done) -> None:
+    def take(self, room: str, comment: wire.Message, done: Done, paid: bool = False) -> None:
         """`done` is called later, once it is known."""
         shard = self._broker.shard_of(room)
         queue = self._queues.get(shard)
@@ -54,7 +55,7 @@ class Offers:
             self.refused += 1
             raise EdgeError("overloaded", retry_after=2)
         self.taken += 1
-        queue.items.append((wire.item(room, comment), done))
+        queue.items.append((wire.item(room, comment, paid), done))
         if not queue.under_way:
             queue.under_way = True
             self._spawn(self._send(shard, queue))
@@ -99,8 +100,10 @@ def _first(items: deque[tuple[bytes, Done]]) -> list[tuple[bytes, Done]]:
     return taken
 
 
-def ack(ref: str | None, made: str, status: str) -> wire.Message:
+def ack(ref: str | None, made: str, status: str | EdgeError) -> wire.Message:
     """What became of a comment, as its author is told."""
     if status == "rejected":
-        return wire.ack(ref, None, status, EdgeError("unavailable", retry_after=1))
+        status = EdgeError("unavailable", retry_after=1)
+    if isinstance(status, EdgeError):
+        return wire.ack(ref, None, "rejected", status)
     return wire.ack(ref, made, status)

@@ -1,5 +1,5 @@
-# What a viewer asks on its socket: comments, visibility, a fresh token, a ping. It owns nothing. It must never answer a
-# comment before its fate is known, nor let one viewer's message be another's trouble.
+# What a viewer asks on its socket: comments, reactions, visibility, a fresh token, a ping. It owns nothing. It must
+# never answer a comment before its fate is known, nor let one viewer's message be another's trouble.
 import logging
 import time
 from collections.abc import Callable
@@ -13,12 +13,14 @@ from edge import wire
 from edge.auth import LEEWAY_S, Identity, KeyComing
 from edge.auth.turns import Turns
 from edge.errors import EdgeError
-from edge.offers import ack
+from edge.offers import Done, ack
 
 log = logging.getLogger("edge.ops")
 
-Offer = Callable[[int, Identity, str, wire.CommentBody, str, Callable[[str], None]], None]
+Offer = Callable[[int, Identity, str, wire.CommentBody, str, Done], None]
 """Takes a comment with an id into a room; what became of it is told later."""
+React = Callable[[Identity, str, str], None]
+"""Takes a reaction of that kind in a room."""
 
 
 class Sockets(Protocol):
@@ -46,6 +48,7 @@ class Ops:
         identify: Callable[[str], Identity],
         turns: Turns,
         offer: Offer,
+        react: React,
         soon: Callable[[], None],
     ) -> None:
         self._sockets = sockets
@@ -54,6 +57,7 @@ class Ops:
         self._identify = identify
         self._turns = turns
         self._offer = offer
+        self._react = react
         self._soon = soon  # there is something to write: a turn is wanted
         self._unzstd = zstandard.ZstdDecompressor()
         self._under_way: dict[int, int] = {}  # only of sockets that have some
@@ -97,34 +101,41 @@ class Ops:
         elif isinstance(op, wire.Auth):
             self._auth(id_, op)
         else:
-            raise EdgeError("bad_op", "reactions are not taken by this server")
+            self._react(*self._speaker(id_, "react"), op.k)
 
     def _comment(self, id_: int, op: wire.Comment) -> None:
         made = ""  # its id
 
-        def done(status: str) -> None:
+        def done(status: str | EdgeError) -> None:
             self._settled(id_)
             self._sockets.reply(id_, ack(op.ref, made, status))
             self._soon()
 
-        room = self._sockets.room_of(id_)
-        claims = self._sockets.claims(id_)
         try:
-            if claims is None or room is None:
-                raise EdgeError("unauthorized", "to comment, connect with a token")
-            identity = msgspec.msgpack.decode(claims, type=Identity)
-            if identity.exp is not None and time.time() >= identity.exp + LEEWAY_S:
-                raise EdgeError("unauthorized", "the token has ended")
-            identity.check("comment", room.decode())
+            identity, room = self._speaker(id_, "comment")
+            if op.paid is not None or op.u is not None:
+                raise EdgeError("forbidden", "a comment that is paid for is posted by the site")
             made = wire.comment_id(identity.user, op.ref)
             self._begun(id_)
             try:
-                self._offer(id_, identity, room.decode(), op, made, done)
+                self._offer(id_, identity, room, op, made, done)
             except EdgeError:
                 self._settled(id_)
                 raise
         except EdgeError as error:
             self._sockets.reply(id_, wire.ack(op.ref, None, "rejected", error))
+
+    def _speaker(self, id_: int, what: str) -> tuple[Identity, str]:
+        """Who is on the socket, if they may speak, and in which room."""
+        room = self._sockets.room_of(id_)
+        claims = self._sockets.claims(id_)
+        if claims is None or room is None:
+            raise EdgeError("unauthorized", f"to {what}, connect with a token")
+        identity = msgspec.msgpack.decode(claims, type=Identity)
+        if identity.exp is not None and time.time() >= identity.exp + LEEWAY_S:
+            raise EdgeError("unauthorized", "the token has ended")
+        identity.check("comment", room.decode())
+        return identity, room.decode()
 
     def _begun(self, id_: int) -> None:
         count = self._under_way[id_] = self._under_way.get(id_, 0) + 1

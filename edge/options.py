@@ -104,10 +104,11 @@ def rates(config: Config) -> Rates:
         user=it.per_user,
         moderator=it.per_moderator,
         bot=it.per_bot,
+        reactions=it.reactions_per_user,
         address=it.per_ip,
         carriers=it.carriers,
         room_per_s=it.per_room,
-        all_per_s=it.per_worker,
+        all_per_s=it.per_box,
     )
 
 

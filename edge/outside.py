@@ -2,30 +2,22 @@
 # the site's own programs, so they say who the author is. It owns nothing. It must never let an error out but by name.
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
 from edge import wire
-from edge.auth import Identity, check_name
+from edge.auth import Identity, spoken_for
 from edge.errors import EdgeError
 
 log = logging.getLogger("edge.outside")
 
-Badge = Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
 Comment = Callable[[Identity, str, wire.CommentBody], Awaitable[wire.Message]]
 Score = Callable[[str, dict[str, Any]], Awaitable[str]]
 
 
-class _Author(msgspec.Struct):
-    id: str
-    name: str | None = None
-    role: Badge | None = None
-    badges: Annotated[list[Badge], msgspec.Meta(max_length=8)] = []
-
-
 class _Comment(wire.CommentBody, kw_only=True):
-    u: _Author
+    u: wire.Author
 
 
 _comment = msgspec.json.Decoder(_Comment)
@@ -55,10 +47,7 @@ class Outside:
         except (ValueError, RecursionError) as bad:
             raise EdgeError("bad_json", str(bad)) from None
         said.x = wire.clean_text(said.x)
-        user = check_name(said.u.id, "u.id")
-        name = check_name(said.u.name, "u.name") if said.u.name is not None else user
-        author = Identity(user, name, role=said.u.role, badges=tuple(said.u.badges))
-        ack = await self._comment(author, room, said)
+        ack = await self._comment(spoken_for(said.u), room, said)
         return {key: value for key, value in ack.items() if key != "t"}
 
 

@@ -13,6 +13,7 @@ import msgspec
 
 from broker.base import CHAT, Broker, BrokerError, Kind, Lease, Outcome
 from edge.rooms.balance import Loads, plan
+from edge.rooms.reactions import Sums
 from edge.rooms.shard import SAME_S, OwnedRoom, OwnedShard, Report
 
 log = logging.getLogger("edge.owner")
@@ -23,13 +24,14 @@ GONE_S = 2.5  # without a word from a member: five ticks
 RENEW = 1 / 5  # of a lease's TTL
 COVER_S = 1.0
 AGAIN_S = 0.05  # before the same append is tried again
+EARLY_S = 0.002  # that a timer may be
 TAKING = 16  # shards that are being taken at once
 PRIMED = 64  # batches that are read before a room's first one, for what is said twice over a change of owner; or more
 PRIMED_BYTES = 4 * 1024 * 1024
 IDLE_S = 60.0
 SMOOTH = 0.2  # of a new measurement of load in what is told
 
-FIGURES = ("shards", "taken", "fenced", "batches", "comments", "sampled", "unreadable")
+FIGURES = ("shards", "taken", "fenced", "batches", "comments", "sampled", "reactions", "unreadable")
 MEMBERS = "owners"
 WANTED = "viewers"
 
@@ -62,7 +64,7 @@ class _Held:
 
 class Owner:
     """`share` is this worker's number on its box and how many there are: what it takes at once when nobody else is
-    there. `alone`: nobody else ever is. `spawn` starts a task."""
+    there. `alone`: nobody else ever is. `spawn` starts a task. `reactions` are the kinds that are counted."""
 
     def __init__(
         self,
@@ -71,6 +73,7 @@ class Owner:
         share: tuple[int, int],
         alone: bool,
         spawn: Callable[[Any], asyncio.Task[Any]],
+        reactions: tuple[str, ...] = (),
     ) -> None:
         self.name = secrets.token_hex(6)
         self._broker = broker
@@ -78,6 +81,7 @@ class Owner:
         self._share = share
         self._alone = alone
         self._spawn = spawn
+        self._kinds = reactions
         self._held: dict[int, _Held] = {}
         self._taking: set[int] = set()
         self._places = asyncio.Semaphore(TAKING)
@@ -188,9 +192,11 @@ class Owner:
                     return
                 standing = await self._broker.fence(number, lease.epoch)
                 rooms = {name: (last.head, last.mark) for name, last in standing.rooms.items()}
-                held = _Held(lease, OwnedShard(number, standing.after, rooms, self._quick_s), time.monotonic())
+                shard = OwnedShard(number, standing.after, rooms, self._quick_s, self._kinds)
+                held = _Held(lease, shard, time.monotonic())
                 self._held[number] = held
                 await self._broker.hear(f"jobs.{number}", lambda message: self._reported(held, message))
+                await self._broker.hear(f"react.{number}", lambda message: self._reacted(held, message))
                 await self._broker.consume(number, standing.after, self)
                 await self._broker.emit(WANTED, msgspec.msgpack.encode(number))
                 self.figures["owner_taken"] += 1
@@ -235,6 +241,7 @@ class Owner:
     async def _leave(self, held: _Held) -> None:
         await self._broker.leave(held.shard.number)
         await self._broker.unhear(f"jobs.{held.shard.number}")
+        await self._broker.unhear(f"react.{held.shard.number}")
         await held.lease.release()  # last: until then nobody takes it, this worker neither
 
     async def _renew(self, held: _Held) -> None:
@@ -275,6 +282,18 @@ class Owner:
         if (held := self._held.get(self._broker.shard_of(room))) is not None:
             held.shard.retract(room, ids)
 
+    def silence(self, room: str, user: str) -> bool:
+        """Nothing more of this user's is shown, that had not been yet. False where somebody else writes the room."""
+        held = self._held.get(self._broker.shard_of(room))
+        if held is not None:
+            held.shard.silence(room, user, time.monotonic())
+        return held is not None
+
+    def silence_everywhere(self, user: str) -> None:
+        for held in self._held.values():
+            for room in list(held.shard.rooms):
+                held.shard.silence(room, user, time.monotonic())
+
     def reset(self, shard: int) -> None:
         if (held := self._held.get(shard)) is not None:
             self._step_down(held, "offers have been lost by the broker")
@@ -288,6 +307,40 @@ class Owner:
         now = time.monotonic()
         for name, viewers, sweep_ms in report.rooms:
             held.shard.room(name).reported(now, report.worker, viewers, sweep_ms / 1000)
+
+    def _reacted(self, held: _Held, message: bytes) -> None:
+        try:
+            sums = msgspec.msgpack.decode(message, type=Sums)
+        except msgspec.DecodeError as bad:
+            log.error("shard %d: what came is no sum of reactions (%s)", held.shard.number, bad)
+            return
+        if not held.ours():
+            return  # whoever is next does not hear this: what is lost of reactions is lost
+        for name, counts in sums.rooms:
+            if self._broker.shard_of(name) == held.shard.number:
+                room = held.shard.room(name)
+                self.figures["owner_reactions"] += room.totals.add(counts)
+                self._await_reactions(held, room)
+
+    def _await_reactions(self, held: _Held, room: OwnedRoom) -> None:
+        """Makes a batch for them, unless one with comments comes before: that one takes them along."""
+        now = time.monotonic()
+        due = room.reactions_due(now)
+        if due is None or room.busy or room.reacting or held.giving or not held.ours():
+            return
+        room.reacting = True
+        asyncio.get_running_loop().call_later(max(0.0, due - now), self._reactions_due, held, room)
+
+    def _reactions_due(self, held: _Held, room: OwnedRoom) -> None:
+        room.reacting = False
+        due = room.reactions_due(time.monotonic())
+        if due is None or room.busy or held.giving or not held.ours():
+            return  # a batch is on its way, or `_empty` makes the last one
+        if due - time.monotonic() > EARLY_S:
+            self._await_reactions(held, room)  # another has been made meanwhile, and there is more by now
+        else:
+            room.busy = True
+            self._spawn(self._flush(held, room))
 
     def _schedule(self, held: _Held, room: OwnedRoom) -> None:
         room.busy = True
@@ -305,9 +358,11 @@ class Owner:
             room.busy = False
             if room.window and held.ours():
                 self._schedule(held, room)
+            else:
+                self._await_reactions(held, room)
 
     async def _empty(self, held: _Held, room: OwnedRoom) -> None:
-        while room.window and held.ours():
+        while (room.window or room.totals.due is not None) and held.ours():
             if room.busy:
                 await asyncio.sleep(AGAIN_S)
                 continue
@@ -322,7 +377,7 @@ class Owner:
             return
         began = time.thread_time()
         now = time.monotonic()
-        taken = room.window.take()
+        taken = room.take()
         if taken is None:
             return
         room.pace.made(now)

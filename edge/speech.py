@@ -1,52 +1,93 @@
-# What becomes of a comment that somebody says here: bans and rules first, then the offer, the queue, or a refusal. It
-# owns the memory of what was said a moment ago, by which a retry is known. It must never tell the author more than is
-# certain, nor ask anybody remote before it has answered.
-import logging
+# What becomes of a comment that somebody says here: bans and rules first, whom and what it speaks to next, then the
+# offer, the queue, or a refusal. It owns the memory of what was said a moment ago, by which a retry is known, and the
+# comments that wait to be resolved. It must never tell the author more than is certain, nor ask the classifier before
+# it has answered.
 import time
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from edge import wire
 from edge.auth import Identity
-from edge.desk import Desk, Waiting
 from edge.errors import EdgeError
-from edge.ingest.classifier import Classifier, Comment, Score
 from edge.ingest.modes import Author
 from edge.ingest.pipeline import PRE, Facts, Pipeline
 from edge.ingest.recent import Recent
-from edge.ingest.verdict import Kind, Ruling, Thresholds, Verdict
+from edge.ingest.text import mentions
+from edge.ingest.verdict import PUBLISH, Kind, Refusal, Verdict
+from edge.known import Known
+from edge.moderation.look import Look
+from edge.moderation.review import Review, Waiting
+from edge.moderation.rules import Rules
 from edge.offers import Done, Offers
-from edge.rules import Rules
-
-log = logging.getLogger("edge.speech")
 
 SHADOW = Verdict(Kind.SHADOW)
+REMOVED = Verdict(Kind.REJECTED, Refusal("moderated", "review"))
 SAID = 65_536
 """Comments that are known again when they are sent once more, with the same `ref`."""
+SAME_S = 60.0
+"""For so long, and in the same words: others are judged by themselves."""
 HOLDING = 1_000
 """Comments on their way into the queue, at a time; past it they are refused."""
+BEHIND = 128
+"""Comments of one author that wait behind one that is being resolved; past it they are refused."""
+NEWCOMER = 0.1
+"""The reputation below which an account counts as a new one."""
+
+
+Key = tuple[str, str]
+"""A room, and the id of a comment in it: somebody's second room may well have the ref of the first."""
+
+
+class _Judged(NamedTuple):
+    """A comment as it was sent, and what was found then."""
+
+    text: str
+    re: str | None
+    at: float
+    verdict: Verdict
+
+
+class _Said(NamedTuple):
+    """A comment that has passed the rules."""
+
+    room: str
+    user: str
+    body: wire.CommentBody
+    names: tuple[str, ...]
+    comment: wire.Message
+    verdict: Verdict
+    looked_at: bool
+    done: Done
 
 
 class Speech:
-    """`spawn` starts a task."""
+    """`spawn` starts a task. With `lenient`, a mention of somebody who is not known is left as it is."""
 
     def __init__(
         self,
         offers: Offers,
         pipeline: Pipeline,
         rules: Rules,
-        desk: Desk,
+        review: Review,
+        known: Known,
+        look: Look | None,
         spawn: Callable[[Any], Any],
-        classifier: Classifier | None = None,
+        lenient: bool = False,
     ) -> None:
         self._offers = offers
         self._pipeline = pipeline
         self._rules = rules
-        self._desk = desk
+        self._review = review
+        self._known = known
+        self._look = look
         self._spawn = spawn
-        self._classifier = classifier
-        self._thresholds = Thresholds()
-        self._said: Recent[str, Verdict] = Recent(SAID)
+        self._lenient = lenient
+        self._judged: Recent[Key, _Judged] = Recent(SAID)
+        self._decided: Recent[Key, Verdict] = Recent(SAID)
+        self._looked: Recent[Key, bool] = Recent(SAID)
+        self._behind: dict[tuple[str, str], deque[_Said]] = {}  # by author, while one of theirs is being resolved
         self._holding = 0
         self.rejected = 0
         self.shadowed = 0
@@ -60,62 +101,119 @@ class Speech:
             self.rejected += 1
             wait_s = None if ban.until is None else max(1.0, round(ban.until - now, 3))
             raise EdgeError("banned", retry_after=wait_s)
-        # One that is sent again, because its answer was lost, is measured once.
-        verdict = self._said.get(made) or self._judge(identity, room, body, address)
+        # In dev mode everybody has every scope, and is measured like anybody all the same: their tokens never end.
+        moderates = "moderate" in identity.scopes and identity.exp is not None
+        verdict = self._known_verdict((room, made), body) or self._judge(identity, moderates, room, body, address)
+        if verdict.kind is Kind.REJECTED:
+            self.rejected += 1
+            assert verdict.refusal is not None
+            raise verdict.refusal.error()
+        self._judged.put((room, made), _Judged(body.x, body.re, time.monotonic(), verdict))
         if ban is not None:
             verdict = SHADOW
-        self._said.put(made, verdict)
         if verdict.kind is Kind.SHADOW:
             self.shadowed += 1
             done("published")
             return
         comment = wire.comment(made, identity.public(), body.x, int(now * 1000), re=body.re, tier=identity.tier)
-        if verdict.kind is Kind.PENDING:
-            self._hold(Waiting(room, identity.user, verdict.reasons, comment), done)
-        else:
-            self._offers.take(room, comment, done)
+        if body.paid is not None and body.paid.pin_seconds:
+            comment["pin_until"] = comment["ts"] + body.paid.pin_seconds * 1000
+        looked_at = self._look is not None and not moderates
+        self._resolve(_Said(room, identity.user, body, mentions(body.x), comment, verdict, looked_at, done))
 
-    def _judge(self, identity: Identity, room: str, body: wire.CommentBody, address: bytes) -> Verdict:
-        # In dev mode everybody has every scope, and is measured like anybody all the same: their tokens never end.
-        moderates = "moderate" in identity.scopes and identity.exp is not None
+    def decided(self, room: str, made: str, published: bool) -> None:
+        """A comment that waited does so no more, whoever has decided it and wherever: so a retry is not put to anybody
+        again."""
+        self._decided.put((room, made), PUBLISH if published else REMOVED)
+
+    def _known_verdict(self, key: Key, body: wire.CommentBody) -> Verdict | None:
+        """Of one that is sent again, because its answer was lost: it is measured once."""
+        found = self._judged.get(key)
+        same = found is not None and (found.text, found.re) == (body.x, body.re)
+        if found is None or not same or time.monotonic() - found.at > SAME_S:
+            return None
+        return self._decided.get(key) or found.verdict
+
+    def _judge(self, identity: Identity, moderates: bool, room: str, body: wire.CommentBody, address: bytes) -> Verdict:
         role = "moderator" if moderates else identity.role
-        author = Author(identity.user, role, identity.badges, subscriber=identity.tier is not None)
-        verdict = self._pipeline.check(Facts(room, author, body.x, address, body.re), time.monotonic())
-        if verdict.kind is Kind.REJECTED:
-            self.rejected += 1
-            assert verdict.refusal is not None
-            raise verdict.refusal.error()
-        return verdict
+        newcomer = identity.reputation is not None and identity.reputation < NEWCOMER
+        author = Author(identity.user, role, identity.badges, subscriber=identity.tier is not None, newcomer=newcomer)
+        facts = Facts(room, author, body.x, address, body.re, body.paid is not None)
+        return self._pipeline.check(facts, time.monotonic())
 
-    def _hold(self, waiting: Waiting, done: Done) -> None:
+    # Whom it speaks to. What has to be looked up holds back what the same author says next, and nobody else.
+
+    def _resolve(self, said: _Said) -> None:
+        author = (said.room, said.user)
+        if (waiting := self._behind.get(author)) is not None:
+            if len(waiting) >= BEHIND:
+                raise EdgeError("overloaded", retry_after=1)
+            waiting.append(said)
+        elif said.body.re is None and not said.names:
+            self._put(said)
+        elif (at := self._known.find(said.room, said.body.re, said.names)) is not None:
+            self._speak_to(said, at)
+        else:
+            self._behind[author] = deque((said,))
+            self._spawn(self._look_up(author))
+
+    async def _look_up(self, author: tuple[str, str]) -> None:
+        waiting = self._behind[author]
+        try:
+            while waiting:
+                said = waiting.popleft()
+                try:
+                    at: tuple[str, ...] = ()
+                    if said.body.re is not None or said.names:
+                        at = await self._known.look(said.room, said.body.re, said.names, self._lenient)
+                    self._speak_to(said, at)
+                except EdgeError as error:
+                    self.rejected += 1
+                    said.done(error)
+                except BaseException:
+                    said.done(EdgeError("internal"))
+                    raise
+        finally:
+            del self._behind[author]
+            for said in waiting:
+                said.done(EdgeError("internal"))
+
+    def _speak_to(self, said: _Said, at: tuple[str, ...]) -> None:
+        if at:
+            said.comment["at"] = list(at)
+        self._put(said)
+
+    # Where it goes.
+
+    def _put(self, said: _Said) -> None:
+        waiting = Waiting(said.room, said.user, said.verdict.reasons, said.comment)
+        if said.verdict.kind is Kind.PENDING:
+            self._hold(waiting, said)
+        else:
+            done = partial(self._published, waiting, said.done) if said.looked_at else said.done
+            self._offers.take(said.room, said.comment, done, said.body.paid is not None)
+
+    def _published(self, waiting: Waiting, done: Done, status: str | EdgeError) -> None:
+        done(status)
+        key = (waiting.room, waiting.comment["id"])
+        if status == "published" and self._look is not None and not self._looked.get(key):
+            self._looked.put(key, True)
+            waiting.shown = True
+            self._look.at(waiting)
+
+    def _hold(self, waiting: Waiting, said: _Said) -> None:
         if self._holding >= HOLDING:
             raise EdgeError("overloaded", retry_after=2)
         self._holding += 1
         self.held += 1
-        self._spawn(self._held(waiting, done))
+        self._spawn(self._held(waiting, said))
 
-    async def _held(self, waiting: Waiting, done: Done) -> None:
+    async def _held(self, waiting: Waiting, said: _Said) -> None:
         status = "unknown"
         try:
-            status = await self._desk.hold(waiting)
+            status = await self._review.hold(waiting)
         finally:
             self._holding -= 1
-            done(status)
-        if status == "pending" and self._classifier is not None and waiting.reasons == PRE.reasons:
-            await self._classify(self._classifier, waiting)
-
-    async def _classify(self, classifier: Classifier, waiting: Waiting) -> None:
-        """Its author has been answered, and it is kept: whatever happens here, it waits for a moderator at worst."""
-        made, room = waiting.comment["id"], waiting.room
-        found = await classifier.classify(Comment(made, waiting.comment["x"], room, waiting.user))
-        try:
-            if isinstance(found, Score):
-                ruling = self._thresholds.rule(found.value)
-                if ruling in (Ruling.PASS, Ruling.REMOVE):
-                    await self._desk.decide(None, room, made, ruling is Ruling.PASS, time.time())
-            elif found.verdict.kind is Kind.PUBLISH:
-                await self._desk.decide(None, room, made, True, time.time())
-            else:
-                classifier.settled(made)  # the queue is where it is held
-        except EdgeError as error:
-            log.info("comment %s in room %s waits for a moderator: %s", made, room, error)
+            said.done(status)
+        if status == "pending" and self._look is not None and waiting.reasons == PRE.reasons:
+            self._look.at(waiting)

@@ -2,6 +2,7 @@
 # broker says of them handed to the engine. It owns the subscriptions. It must never admit a viewer to a room that the
 # engine does not have yet.
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Collection
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ import msgspec
 from broker.base import CHAT, MUST, Broker, BrokerError, Tail
 from edge.auth import Identity
 from edge.errors import EdgeError
+from edge.rooms.reactions import EVERY_BATCHES
 from edge.scores import Must
 
 log = logging.getLogger("edge.watch")
@@ -35,6 +37,7 @@ class Logs(Protocol):
 class _Batch(msgspec.Struct):
     ts: int = 0
     m: list[msgspec.Raw] = []
+    r: dict[str, int] = {}
 
 
 class _Said(msgspec.Struct):
@@ -65,7 +68,7 @@ def without(data: bytes, ids: Collection[str]) -> tuple[int, bytes]:
 class Room:
     """A room that this worker publishes to or watches. While it is `followed` the engine has it, for viewers."""
 
-    __slots__ = ("idle_since", "key", "must", "name", "opening", "parked")
+    __slots__ = ("idle_since", "key", "must", "name", "opening", "parked", "reactions")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -74,6 +77,7 @@ class Room:
         self.opening: asyncio.Task[None] | None = None
         self.parked: list[Parked] = []
         self.idle_since = 0.0
+        self.reactions: dict[str, int] = {}  # totals by kind
 
     @property
     def followed(self) -> bool:
@@ -93,8 +97,10 @@ class Watch:
         spawn: Callable[[Any], asyncio.Task[Any]],
         soon: Callable[[], None],
         gone: Callable[[str], Collection[str]],
+        said: Callable[[str, int, bytes], None],
     ) -> None:
         self._gone = gone
+        self._said = said
         self._broker = broker
         self._engine = engine
         self._limit = limit
@@ -116,6 +122,17 @@ class Watch:
         """The room is open, or is being opened: one more viewer costs no read."""
         room = self._rooms.get(name)
         return room is not None and (room.followed or room.opening is not None)
+
+    async def reactions(self, name: str, head: int) -> dict[str, int]:
+        """The totals of a room, whether or not somebody here watches it; `head` is where its chat ends."""
+        room = self._rooms.get(name)
+        if room is not None and room.followed:
+            return room.reactions
+        found: dict[str, int] = {}
+        for _, data in await self._broker.tail(name, CHAT, max(0, head - EVERY_BATCHES)) if head else ():
+            with contextlib.suppress(msgspec.DecodeError):
+                found |= _decode(data).r
+        return found
 
     def park(self, room: Room, parked: Parked) -> None:
         """The viewer waits until the room is open."""
@@ -145,6 +162,7 @@ class Watch:
             entries[0][0] - 1 if entries else head
             for entries, head in zip((tail.must, tail.chat), tail.heads, strict=True)
         ]
+        room.reactions = {}
         self._engine.room_open(room.key, tail.incarnation, first[MUST], first[CHAT])
         for lane, entries in ((MUST, tail.must), (CHAT, tail.chat)):
             for seq, data in entries:
@@ -155,13 +173,17 @@ class Watch:
         it = self._rooms.get(room)
         if it is None:
             return  # let go just now
-        if lane == CHAT and (gone := self._gone(room)):
-            data = without(data, gone)[1]
+        if lane == CHAT:
+            if gone := self._gone(room):
+                data = without(data, gone)[1]
+            self._said(room, seq, data)
         try:
             found = _decode(data)
         except msgspec.DecodeError:
             found = _Batch()  # the engine tells its viewers of a gap in its place
-        self._engine.append(it.key, lane, seq, len(found.m) if lane == CHAT else 1, data)
+        # In a replay a batch of reactions alone counts as a comment does, or there might be any number of those.
+        self._engine.append(it.key, lane, seq, max(1, len(found.m)) if lane == CHAT else 1, data)
+        it.reactions |= found.r
         if lane == MUST:
             it.must.stamp(found.ts)
             it.must.head = seq

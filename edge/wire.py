@@ -52,20 +52,46 @@ Message = dict[str, Any]
 """One object of the protocol, on its way to clients."""
 
 
+Name = Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class Author(Struct):
+    """Whose comment it is, where that is not who sends it."""
+
+    id: Name
+    name: Name | None = None
+    role: Annotated[str, Meta(min_length=1, max_length=32)] | None = None
+    badges: Annotated[list[Annotated[str, Meta(min_length=1, max_length=32)]], Meta(max_length=8)] = []
+
+
+class Paid(Struct, forbid_unknown_fields=True):
+    """What has been paid for: a tier, and how long the comment stays in sight."""
+
+    tier: Annotated[int, Meta(ge=1, le=1000)]
+    pin_seconds: Annotated[int, Meta(ge=0, le=86400)] = 0
+
+
 class CommentBody(Struct, kw_only=True):
-    """A comment as its author sends it: the body of a POST, and what the `comment` op adds its tag to."""
+    """A comment as its author sends it: the body of a POST, and what the `comment` op adds its tag to. One that is
+    `paid` is sent by the site for its author `u`."""
 
     x: str
     re: Id | None = None
     ref: Ref | None = None
+    paid: Paid | None = None
+    u: Author | None = None
 
 
 class Comment(CommentBody, kw_only=True, tag_field="op", tag="comment"):
     pass
 
 
-class React(Struct, tag_field="op", tag="react"):
+class ReactionBody(Struct):
     k: Reaction
+
+
+class React(ReactionBody, tag_field="op", tag="react"):
+    pass
 
 
 class Visible(Struct, tag_field="op", tag="visible"):
@@ -85,6 +111,7 @@ Op = Comment | React | Visible | Auth | Ping
 _json_op = msgspec.json.Decoder(Op)
 _msgpack_op = msgspec.msgpack.Decoder(Op)
 _json_comment = msgspec.json.Decoder(CommentBody)
+_json_reaction = msgspec.json.Decoder(ReactionBody)
 _json_event = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -116,6 +143,14 @@ def decode_comment(data: bytes) -> CommentBody:
         raise EdgeError("bad_json", malformed(bad)) from None
     body.x = clean_text(body.x)
     return body
+
+
+def decode_reaction(data: bytes) -> str:
+    """The kind in the body of POST …/reactions."""
+    try:
+        return _json_reaction.decode(data).k
+    except (ValueError, RecursionError) as bad:
+        raise EdgeError("bad_json", malformed(bad)) from None
 
 
 def decode_event(data: bytes) -> dict[str, Any]:
@@ -197,21 +232,23 @@ def comment_id(author: str, ref: str | None) -> str:
 
 
 class Item(msgspec.Struct, array_like=True, frozen=True):
-    """One comment on its way to its room's owner, who need not look into it. `size` is its length as JSON."""
+    """One comment on its way to its room's owner, who need not look into it. `size` is its length as JSON. One that is
+    `paid` for is not left out of a sample."""
 
     room: str
     id: str
     size: int
     comment: msgspec.Raw
+    paid: bool = False
 
 
 _item_decoder = msgspec.msgpack.Decoder(Item)
 
 
-def item(room: str, made: Message) -> bytes:
+def item(room: str, made: Message, paid: bool = False) -> bytes:
     """`made` is a `comment`."""
     size = len(msgspec.json.encode(made)) + 1
-    return msgspec.msgpack.encode(Item(room, made["id"], size, msgspec.Raw(msgspec.msgpack.encode(made))))
+    return msgspec.msgpack.encode(Item(room, made["id"], size, msgspec.Raw(msgspec.msgpack.encode(made)), paid))
 
 
 def decode_item(data: bytes) -> Item:

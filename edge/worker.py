@@ -24,25 +24,30 @@ import broker
 from broker.base import CHAT, MUST, Answers, Broker, BrokerError, Misfit
 from edge import wire
 from edge._fast import sys as fast_sys
+from edge._fast.buckets import Buckets
 from edge._fast.reactor import BINARY, Engine
 from edge.api.app import build, build_private
 from edge.api.serving import runner as http_runner
 from edge.auth import Identity, KeyComing, check_name, dev
 from edge.auth.setup import open_tokens, stream_times
 from edge.auth.turns import Turns
+from edge.box import Box
 from edge.config import Config
-from edge.desk import Desk
 from edge.errors import EdgeError
-from edge.ingest.limits import Buckets
-from edge.ingest.pipeline import Event, Pipeline, Slowed
-from edge.metrics import Board
+from edge.ingest.modes import OPEN
+from edge.ingest.pipeline import Event, Guarded, Pipeline, Slowed
+from edge.known import Known
+from edge.moderation.office import Hands, Office
+from edge.moderation.rules import Ban
 from edge.offers import Done, Offers, ack
 from edge.ops import Ops, ends, packed
 from edge.options import access, can_migrate, capacity, classifier, data_folder, engine_options, rates, trusted_networks
 from edge.outside import Outside
 from edge.owner import WANTED, Owner
+from edge.paid import Paid
+from edge.rates import LEAST, SUBJECT, RoomRates
+from edge.reactions import Reactions
 from edge.reports import Reports
-from edge.rules import Ban, Rules
 from edge.scores import retraction, score, state
 from edge.speech import Speech
 from edge.trouble import Trouble
@@ -55,6 +60,9 @@ HTTP_CONNECTIONS = 384
 GOODBYE_S = 2.0
 TELL = "tell"
 """What moderators have decided about a comment is told to its author's sockets, on whatever box."""
+OPENINGS = 1 << 19
+"""Bytes, for 65,536 addresses that open rooms."""
+SWEEP_S = 1.0
 ABSENT = 10_000
 ABSENT_S = 1.0  # that a room which was not there is not looked for again
 
@@ -69,20 +77,22 @@ class Worker:
         link: Broker,
         number: int = 0,
         count: int = 1,
-        board: Board | None = None,
+        box: Box | None = None,
     ) -> None:
         self.config = config
         self.loop = loop
         self.broker = link
         self.number = number
-        self.board = board or Board(1)
+        box = box or Box(1)
+        self.board = box.board
         self.body_bytes = config.limits.body_bytes
         self.cors_origin = config.server.cors_origin
         self.busy = busy_answer(self.cors_origin)
         self.anonymous = config.auth.anonymous_view or config.server.dev
         self.turns = Turns(loop.call_soon, config.limits.tokens_per_tick, self.soon)
         self.tokens, self.jwks = open_tokens(config.auth, self.turns.resume)
-        self.opening = Buckets(0 if config.server.dev else config.limits.opens_per_ip, 60.0)
+        opens = 0 if config.server.dev else config.limits.opens_per_ip
+        self.opening = Buckets(opens, 60.0, bytearray(OPENINGS), secrets.randbits(64))
         self.absent: dict[str, float] = {}  # rooms that were not there when a snapshot was asked for, and when
         self.tasks: set[asyncio.Task[Any]] = set()
         self.turning = False
@@ -111,17 +121,42 @@ class Worker:
             self.spawn,
             self.soon,
             lambda room: self.rules.gone(room),
+            lambda room, seq, data: self.known.batch(room, seq, data),
         )
         self.offers = Offers(link, self.spawn)
-        self.pipeline = Pipeline(rates(config))
-        self.rules = Rules(link, self.pipeline, self._banned, self._retracted)
-        self.desk = Desk(link, self._announce, self._retract, self._publish, self._tell_user)
-        self.classifier = classifier(config)
-        self.speech = Speech(self.offers, self.pipeline, self.rules, self.desk, self.spawn, self.classifier)
-        self.trouble = Trouble(link, self.engine, self.soon, self.offers.failing)
+        self.pipeline = Pipeline(rates(config), memory=box.limits)
+        hands = Hands(
+            announce=self._announce,
+            retract=self._retract,
+            publish=self._publish,
+            tell=self._tell_user,
+            reply=self._reply,
+            spawn=self.spawn,
+            banned=self._banned,
+            retracted=self._retracted,
+        )
+        settings = config.moderation
+        self.office = Office(link, self.pipeline, classifier(config), hands, settings.crowd == "subs_only")
+        self.rules = self.office.rules
         alone = config.broker.url == "memory:"
-        self.owner = Owner(link, config.rooms.flush_ms, (number, count), alone, self.spawn)
+        self.known = Known(link, self.rules.gone, self._is_here, self.spawn, alone)
+        self.speech = Speech(
+            self.offers,
+            self.pipeline,
+            self.rules,
+            self.office.review,
+            self.known,
+            self.office.look,
+            self.spawn,
+            lenient=settings.unknown_mentions == "leave",
+        )
+        self.paid = Paid(link, self._pay, self.office.retraction.comment)
+        self.trouble = Trouble(link, self.engine, self.soon, self.offers.failing)
+        kinds = config.rooms.reactions
+        self.owner = Owner(link, config.rooms.flush_ms, (number, count), alone, self.spawn, kinds)
+        self.reactions = Reactions(link, self.pipeline, self.rules, kinds, self.spawn)
         self.reports = Reports(link, self.owner.name, self.engine.jobs)
+        self.room_rates = RoomRates(self.owner.name, link.emit)
         self.ops = Ops(
             self.engine,
             BINARY,
@@ -129,6 +164,7 @@ class Worker:
             lambda token: self.identify(token, None),
             self.turns,
             self._offer,
+            self.react,
             self.soon,
         )
         loop.add_reader(self.engine.fileno(), self.readable)
@@ -236,8 +272,21 @@ class Worker:
             self.engine.admit(id_, room.key, identity.user.encode(), packed(identity), ends(identity))
         else:
             self.engine.admit(id_, room.key)
+        if news := self._news(room.name):
+            self.engine.reply(id_, {"t": "state", **news})
         if self.trouble.now:
             self.engine.reply(id_, self.trouble.message)
+        if "moderate" in identity.scopes:
+            self.office.alarms.listen(room.name, id_)
+
+    def _news(self, room: str) -> dict[str, Any]:
+        """What is not as in any other room, for who comes."""
+        found: dict[str, Any] = {}
+        if (mode := self.rules.mode(room)) != OPEN:
+            found["mode"] = msgspec.to_builtins(mode)
+        if (pin := self.rules.pin(room)) is not None:
+            found["pin"] = pin
+        return found
 
     def _turn_away(self, parked: Parked, error: EdgeError) -> None:
         self._refuse(parked[0], error)
@@ -249,21 +298,33 @@ class Worker:
 
     def housekeep(self) -> None:
         self.watch.housekeep(self.loop.time())
-        for room, event in self.pipeline.turn(time.monotonic()):
+        now = time.monotonic()
+        for room, event in self.pipeline.turn(now, self.room_rates.elsewhere(now)):
             self._happened(room, event)
+        self.office.housekeep(self.engine.room_of)
         self.spawn(self._report())
         self._post()
         self.loop.call_later(1.0, self.housekeep)
 
     def _happened(self, room: str, event: Event) -> None:
-        """In a room, at this worker: all are told of a slow mode, and moderators read of the rest."""
+        """In a room, at this worker: all are told of a slow mode, and moderators of the rest."""
         if isinstance(event, Slowed):
-            self.spawn(self._announce(room, {"mode": msgspec.to_builtins(event.mode), "auto": event.on}))
-        log.warning("room %s: %s", room, event)
+            log.warning("room %s: %s", room, event)
+            if self.room_rates.speaks(room, time.monotonic()):
+                self.spawn(self._announce(room, {"mode": msgspec.to_builtins(event.mode), "auto": event.on}))
+        elif isinstance(event, Guarded):
+            self.office.alarms.unguarded(room, msgspec.to_builtins(event.mode))
+        else:
+            self.office.alarms.happened(room, event)
 
     async def _report(self) -> None:
         with contextlib.suppress(BrokerError):
             await self.reports.turn()
+            await self.room_rates.tell(self.pipeline.rates(time.monotonic(), LEAST))
+
+    def _offered(self, message: bytes) -> None:
+        with contextlib.suppress(msgspec.DecodeError):
+            self.room_rates.heard(message, time.monotonic())
 
     def _wanted(self, message: bytes) -> None:
         with contextlib.suppress(msgspec.DecodeError):
@@ -286,13 +347,23 @@ class Worker:
 
     async def comment(self, identity: Identity, room: str, body: wire.CommentBody, peer: bytes = b"") -> wire.Message:
         """Its ack, once it is stored."""
-        made = wire.comment_id(identity.user, body.ref)
+        return await self._said(identity, room, body, wire.comment_id(identity.user, body.ref), peer)
+
+    async def _said(
+        self, identity: Identity, room: str, body: wire.CommentBody, made: str, peer: bytes
+    ) -> wire.Message:
         status = await self._told_once(lambda done: self.speech.say(identity, room, body, made, peer, done))
         return ack(body.ref, made, status)
 
-    async def _told_once(self, say: Callable[[Done], None]) -> str:
+    async def _pay(self, author: Identity, room: str, body: wire.CommentBody, made: str) -> wire.Message:
+        return await self._said(author, room, body, made, b"")  # the address is the site's own
+
+    async def pay(self, payer: Identity, room: str, body: wire.CommentBody, key: str | None) -> wire.Message:
+        return await self.paid.comment(payer, room, body, key)
+
+    async def _told_once(self, say: Callable[[Done], None]) -> str | EdgeError:
         """What became of a comment, for one who may have gone by then."""
-        told: asyncio.Future[str] = self.loop.create_future()
+        told: asyncio.Future[str | EdgeError] = self.loop.create_future()
         say(lambda status: None if told.done() else told.set_result(status))
         return await told
 
@@ -300,7 +371,15 @@ class Worker:
         self.speech.say(identity, room, body, made, self.engine.address(id_) or b"", done)
 
     async def _publish(self, room: str, comment: wire.Message) -> str:
-        return await self._told_once(lambda done: self.offers.take(room, comment, done))
+        return str(await self._told_once(lambda done: self.offers.take(room, comment, done)))
+
+    def _reply(self, id_: int, message: wire.Message) -> bool:
+        self.soon()
+        return self.engine.reply(id_, message)
+
+    def _is_here(self, room: str, user: str) -> bool:
+        key = room.encode()
+        return any(self.engine.room_of(id_) == key for id_ in self.engine.sockets_of(user.encode()))
 
     async def _announce(self, room: str, fields: dict[str, Any]) -> str:
         return await state(self.broker, self.watch.room(room).must, fields)
@@ -312,18 +391,21 @@ class Worker:
         self.owner.retract(room, ids)
         self.watch.retract(room, ids)
 
-    async def _tell_user(self, user: str, message: wire.Message) -> None:
+    async def _tell_user(self, room: str, user: str, message: wire.Message) -> None:
         with contextlib.suppress(BrokerError):
-            await self.broker.emit(TELL, msgspec.msgpack.encode((user, message)))
+            await self.broker.emit(TELL, msgspec.msgpack.encode((room, user, message)))
 
     def _told(self, data: bytes) -> None:
         try:
-            user, message = msgspec.msgpack.decode(data, type=tuple[str, dict[str, Any]])
+            room, user, message = msgspec.msgpack.decode(data, type=tuple[str, str, dict[str, Any]])
         except msgspec.DecodeError as bad:
             log.error("what came on %s is nothing to tell (%s)", TELL, bad)
             return
+        if "id" in message and message.get("status") in ("published", "rejected"):
+            self.speech.decided(room, message["id"], message["status"] == "published")
         for id_ in self.engine.sockets_of(user.encode()):
-            self.engine.reply(id_, message)
+            if self.engine.room_of(id_) == room.encode():
+                self.engine.reply(id_, message)
         self.soon()
 
     def _banned(self, room: str, ban: Ban) -> None:
@@ -334,6 +416,20 @@ class Worker:
             if room == wire.EVERYWHERE or self.engine.room_of(id_) == room.encode():
                 self.engine.end(id_, 1008, b"banned")
         self.soon()
+        if room == wire.EVERYWHERE:
+            self.owner.silence_everywhere(ban.user)
+        elif self.owner.silence(room, ban.user):
+            self.spawn(self._sweep(room, ban.user))
+
+    async def _sweep(self, room: str, user: str) -> None:
+        """What the log has got of somebody's between the look of who has banned them and the word of it here."""
+        await asyncio.sleep(SWEEP_S)
+        with contextlib.suppress(EdgeError):
+            said = await self.office.retraction.said_by(room, user)
+            await self.office.retraction.go(room, [id_ for id_ in said if id_ not in self.rules.gone(room)])
+
+    def react(self, identity: Identity, room: str, kind: str) -> None:
+        self.reactions.take(identity, room, kind)
 
     async def score(self, identity: Identity, room: str, event: dict[str, Any]) -> str:
         return await score(self.broker, self.watch.room(room).must, event)
@@ -346,10 +442,19 @@ class Worker:
             since = f"i{info['incarnation']}.m{heads[MUST]}.c{heads[CHAT]}"
         else:
             heads = await self._heads(room, address)
+        said = {"mode": msgspec.to_builtins(self.rules.mode(room)), "pin": self.rules.pin(room)}
+        said["reactions"] = await self._totals(room, heads[CHAT])
         last = {"must": f"m{heads[MUST]}", "chat": f"c{heads[CHAT]}"}
         viewers = info["viewers"] if info else 0
-        mode = msgspec.to_builtins(self.rules.mode(room))
-        return {"room": room, "state": "live", "viewers": viewers, "since": since, "last": last, "mode": mode}
+        return {"room": room, "state": "live", "viewers": viewers, "since": since, "last": last, **said}
+
+    async def _totals(self, room: str, head: int) -> dict[str, int]:
+        """Of all kinds that are taken."""
+        try:
+            found = await self.watch.reactions(room, head)
+        except BrokerError:
+            raise EdgeError("unavailable", retry_after=1) from None
+        return {kind: found.get(kind, 0) for kind in self.config.rooms.reactions}
 
     async def _heads(self, room: str, address: bytes) -> list[int]:
         now = self.loop.time()
@@ -382,9 +487,10 @@ class Worker:
         figures |= self.owner.metrics() | self.broker.figures()
         figures |= {f"comments_{name}": getattr(self.offers, name) for name in ("taken", "refused", "unknown")}
         figures |= {f"comments_{name}": getattr(self.speech, name) for name in ("rejected", "shadowed", "held")}
-        if self.classifier is not None:
-            figures |= self.classifier.figures()
+        figures |= self.office.figures()
+        figures |= {f"reactions_{name}": getattr(self.reactions, name) for name in ("taken", "refused")}
         figures["trouble"] = self.trouble.times
+        figures["limits_evicted"] = self.pipeline.limits.evicted
         figures |= {f"memory_{name}": value for name, value in fast_sys.memory().items()}
         self.board.post(self.number, figures)
 
@@ -407,6 +513,9 @@ class Worker:
             log.warning("no broker yet: %s", error)
         await self.broker.hear(WANTED, self._wanted)
         await self.broker.hear(TELL, self._told)
+        await self.broker.hear(SUBJECT, self._offered)
+        await self.known.start()
+        await self.office.alarms.start()
         if not self.broker.connected or not await self._ruled():  # nobody is let in before what is set holds
             self.spawn(self._rule())
         if isinstance(self.broker, Answers):
@@ -426,8 +535,7 @@ class Worker:
     async def _ruled(self) -> bool:
         """What moderators have set is here; the broker keeps it up to date from then on."""
         try:
-            await self.rules.start()
-            await self.desk.start()
+            await self.office.start()
         except BrokerError as error:
             log.warning("no rules yet: %s", error)
             return False
@@ -445,9 +553,9 @@ class Worker:
             await asyncio.sleep(0.02)
         if self.http is not None:
             await self.http.cleanup()
+        await self.reactions.tell()
         await self.owner.stop()
-        if self.classifier is not None:
-            await self.classifier.close()
+        await self.office.close()
         await self.broker.close()
         for task in list(self.tasks):
             task.cancel()
@@ -473,14 +581,14 @@ def _unquoted(raw: bytes | None) -> str | None:
 
 
 async def _serve(
-    config: Config, worker: int, workers: int, listen_fd: int, private_fd: int, board: Board, ready: Callable[[], None]
+    config: Config, worker: int, workers: int, listen_fd: int, private_fd: int, box: Box, ready: Callable[[], None]
 ) -> int:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     link = broker.open(config.broker.url, access(config), data=data_folder(config))
-    it = Worker(config, loop, link, worker, workers, board)
+    it = Worker(config, loop, link, worker, workers, box)
     it.http = http_runner(build(it), config.streams.keepalive_seconds)
     await it.http.setup()
     private = None
@@ -515,8 +623,8 @@ def run(
     workers: int,
     listen_fd: int,
     private_fd: int,
-    board: Board,
+    box: Box,
     ready: Callable[[], None],
 ) -> int:
     """Serves until SIGTERM or SIGINT; the exit status."""
-    return uvloop.run(_serve(config, worker, workers, listen_fd, private_fd, board, ready))
+    return uvloop.run(_serve(config, worker, workers, listen_fd, private_fd, box, ready))

@@ -4,9 +4,15 @@ import os
 from collections.abc import Generator
 from typing import Any
 
+import hypothesis
 import pytest
 
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
+# Examples are new ones on each run, so that something new is tried; in CI they are the same for the same test, so that
+# what is red there is red because of the change.
+hypothesis.settings.register_profile("ci", derandomize=True)
+if IN_CI:
+    hypothesis.settings.load_profile("ci")
 ALLOWED = "not applicable:"
 
 

@@ -10,7 +10,7 @@ from edge.owner import Owner
 
 
 @asynccontextmanager
-async def owner(broker: Broker, *, alone: bool = True) -> AsyncIterator[Owner]:
+async def owner(broker: Broker, *, alone: bool = True, reactions: tuple[str, ...] = ()) -> AsyncIterator[Owner]:
     tasks: set[asyncio.Task[Any]] = set()
 
     def spawn(work: Any) -> asyncio.Task[Any]:
@@ -19,7 +19,7 @@ async def owner(broker: Broker, *, alone: bool = True) -> AsyncIterator[Owner]:
         task.add_done_callback(tasks.discard)
         return task
 
-    made = Owner(broker, 5, (0, 1), alone, spawn)
+    made = Owner(broker, 5, (0, 1), alone, spawn, reactions)
     await made.start(True)
     try:
         yield made

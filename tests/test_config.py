@@ -83,6 +83,9 @@ def test_the_environment_speaks_every_type(tmp_path: Path) -> None:
         ("[broker]\nurl = 'redis:'", "[broker] url: expected memory:, local:SOCKET or nats://HOST:PORT, got"),
         ("[log]\nlevel = 'loud'", "[log] level: expected one of debug, info, warning, error, got 'loud'"),
         ("[server]\nworkers = 1979-05-27", '[server] workers: expected an integer from 1 to 1024, got "1979-05-27"'),
+        ("[rooms]\nreactions = ['Fire']", "[rooms] reactions: expected names of 1 to 32 of a-z 0-9 _, got"),
+        ("[rooms]\nreactions = ['fire', 'fire']", "[rooms] reactions: expected at most 16 names, each once"),
+        (f"[rooms]\nreactions = {[f'k{n}' for n in range(17)]}", "[rooms] reactions: expected at most 16 names"),
         ("[limits", "Expected ']' at the end of a table declaration"),
     ],
 )

@@ -56,7 +56,7 @@ async def test_a_comment_and_its_author() -> None:
         ("comment", "r", b'{"x":"hi"}', "bad_json"),
         ("comment", "r", b'{"x":"hi","u":{}}', "bad_json"),
         ("comment", "r", b'{"x":"","u":{"id":"a"}}', "bad_text"),
-        ("comment", "r", b'{"x":"hi","u":{"id":"\\n"}}', "unauthorized"),
+        ("comment", "r", b'{"x":"hi","u":{"id":"\\n"}}', "bad_request"),
         ("comment", "r", b'{"x":"hi","u":{"id":"a","badges":["","",""]}}', "bad_json"),
         ("comment", "broken", b'{"x":"hi","u":{"id":"a"}}', "internal"),
     ],

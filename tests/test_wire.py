@@ -90,6 +90,13 @@ def test_what_is_no_json(data: bytes) -> None:
     assert refused(wire.decode_op, data) == "bad_json"
     assert refused(wire.decode_comment, data) == "bad_json"
     assert refused(wire.decode_event, data) == "bad_json"
+    assert refused(wire.decode_reaction, data) == "bad_json"
+
+
+def test_reaction_body() -> None:
+    assert wire.decode_reaction(b'{"k":"fire","later":1}') == "fire"
+    for bad in (b"{}", b'{"k":5}', b'{"k":""}', b'{"k":"Fire"}', b'{"k":"a b"}', b'{"k":["fire"]}', b'"fire"'):
+        assert refused(wire.decode_reaction, bad) == "bad_json"
 
 
 def test_comment_body() -> None:

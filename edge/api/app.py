@@ -12,7 +12,7 @@ from aiohttp import web
 
 from edge import wire
 from edge.api.answers import COMMON, answer, answers, common_headers
-from edge.api.moderation import Desk, Moderation
+from edge.api.moderation import Moderation, Office
 from edge.api.stream import hand_over
 from edge.auth import Identity
 from edge.errors import PROBLEMS, EdgeError
@@ -44,6 +44,14 @@ class Service(Protocol):
         """An ack: `id` and `status`, with `error` and the rest where it was rejected."""
         ...
 
+    async def pay(self, payer: Identity, room: str, body: wire.CommentBody, key: str | None) -> wire.Message:
+        """The same for a comment that is paid for: `key` tells payments apart."""
+        ...
+
+    def react(self, identity: Identity, room: str, kind: str) -> None:
+        """Takes a reaction."""
+        ...
+
     async def score(self, identity: Identity, room: str, event: dict[str, Any]) -> str:
         """The event's id on the must lane."""
         ...
@@ -53,7 +61,7 @@ class Service(Protocol):
         ...
 
     @property
-    def desk(self) -> Desk: ...
+    def office(self) -> Office: ...
 
     def adopt(self, sock_fd: int, head: bytes, peer: bytes) -> None:
         """Takes a connection whose next request, a stream's, has been read: `head`, and what came behind it. `peer` is
@@ -78,8 +86,9 @@ def build(service: Service) -> web.Application:
     app.router.add_get("/healthz", _check(service.healthy))
     app.router.add_get("/v1/rooms/{room}", public.snapshot)
     app.router.add_post("/v1/rooms/{room}/comments", public.comment)
+    app.router.add_post("/v1/rooms/{room}/reactions", public.react)
     app.router.add_post("/v1/rooms/{room}/score", public.score)
-    Moderation(service.desk, public.speaker, public.body).routes(app.router)
+    Moderation(service.office, public.speaker, public.body).routes(app.router)
     for kind in ("ws", "sse", "poll"):
         app.router.add_get(f"/v1/rooms/{{room}}/{kind}", public.stream, allow_head=False)
     return app
@@ -121,11 +130,28 @@ class Public:
     async def comment(self, request: web.Request) -> web.Response:
         room = _room(request)
         identity = self.speaker(request)
-        identity.check("comment", room)
+        if "paid" not in identity.scopes:
+            identity.check("comment", room)
         body = wire.decode_comment(await self.body(request))
-        ack = await self.service.comment(identity, room, body, _peer(request))
+        ack = await self._taken(request, identity, room, body)
         _check_ack(ack)
         return answer({"id": ack["id"], "status": ack["status"]}, 201)
+
+    async def _taken(self, request: web.Request, identity: Identity, room: str, body: wire.CommentBody) -> wire.Message:
+        if body.paid is not None:
+            key = _once("Idempotency-Key", request.headers.getall("Idempotency-Key", []))
+            return await self.service.pay(identity, room, body, key)
+        identity.check("comment", room)
+        if body.u is not None:
+            raise EdgeError("forbidden", "only a comment that is paid for names its author")
+        return await self.service.comment(identity, room, body, _peer(request))
+
+    async def react(self, request: web.Request) -> web.Response:
+        room = _room(request)
+        identity = self.speaker(request)
+        identity.check("comment", room)
+        self.service.react(identity, room, wire.decode_reaction(await self.body(request)))
+        return answer({}, 202)
 
     async def score(self, request: web.Request) -> web.Response:
         room = _room(request)

@@ -1,5 +1,5 @@
-# The routes of moderators: modes, lists, bans, the queue, the trail. It owns nothing, and must never let anybody in who
-# has not the scope for it: `moderate` for a room, `admin` for all of them.
+# The routes of moderators: modes, pins, lists, bans, the queue, the trail. It owns nothing, and must never let anybody
+# in who has not the scope for it: `moderate` for a room, `admin` for all of them.
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -22,19 +22,39 @@ Body = Callable[[web.Request], Awaitable[bytes]]
 
 
 class Desk(Protocol):
-    """What the worker does for moderators. Each call may raise an EdgeError, which becomes the answer."""
+    """What moderators set. Each call may raise an EdgeError, which becomes the answer."""
 
     async def set_mode(self, who: Identity, room: str, body: bytes, now: float) -> wire.Message: ...
+    async def pin(self, who: Identity, room: str, body: bytes, now: float) -> wire.Message: ...
+    async def unpin(self, who: Identity, room: str, now: float) -> wire.Message: ...
     async def lists(self, kind: str, room: str) -> wire.Message: ...
     async def set_words(self, who: Identity, room: str, body: bytes, now: float) -> wire.Message: ...
     async def set_patterns(self, who: Identity, room: str, body: bytes, now: float) -> wire.Message: ...
     async def bans(self, room: str, now: float) -> wire.Message: ...
     async def ban(self, who: Identity, room: str, user: str, body: bytes, now: float) -> wire.Message: ...
     async def unban(self, who: Identity, room: str, user: str, now: float) -> wire.Message: ...
+
+
+class Review(Protocol):
+    """What they decide about single comments."""
+
     async def delete(self, who: Identity, room: str, id_: str, now: float) -> wire.Message: ...
     async def queue(self, room: str, limit: int) -> wire.Message: ...
     async def decide(self, who: Identity, room: str, id_: str, approve: bool, now: float) -> wire.Message: ...
-    async def trail(self, room: str, limit: int) -> wire.Message: ...
+    async def verdicts(self, room: str) -> bytes: ...
+
+
+class Trail(Protocol):
+    async def lines(self, room: str, limit: int) -> wire.Message: ...
+
+
+class Office(Protocol):
+    @property
+    def desk(self) -> Desk: ...
+    @property
+    def review(self) -> Review: ...
+    @property
+    def trail(self) -> Trail: ...
 
 
 class _Decision(msgspec.Struct, forbid_unknown_fields=True):
@@ -42,8 +62,10 @@ class _Decision(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Moderation:
-    def __init__(self, desk: Desk, speaker: Speaker, body: Body) -> None:
-        self._desk = desk
+    def __init__(self, office: Office, speaker: Speaker, body: Body) -> None:
+        self._desk = office.desk
+        self._review = office.review
+        self._trail = office.trail
         self._speaker = speaker
         self._body = body
 
@@ -58,10 +80,13 @@ class Moderation:
         room = "/v1/rooms/{room}"
         router.add_delete(f"{room}/comments/{{id}}", self.delete)
         router.add_put(f"{room}/mode", self.set_mode)
+        router.add_put(f"{room}/pin", self.pin)
+        router.add_delete(f"{room}/pin", self.unpin)
         router.add_get(f"{room}/patterns", self._list("patterns"))
         router.add_put(f"{room}/patterns", self.set_patterns)
         router.add_get(f"{room}/review", self.queue)
         router.add_post(f"{room}/review/{{id}}", self.decide)
+        router.add_get(f"{room}/verdicts", self.verdicts)
 
     def _who(self, request: web.Request) -> tuple[Identity, str]:
         """The moderator, and the room, or wire.EVERYWHERE."""
@@ -77,6 +102,14 @@ class Moderation:
     async def set_mode(self, request: web.Request) -> web.Response:
         who, room = self._who(request)
         return answer(await self._desk.set_mode(who, room, await self._body(request), time.time()))
+
+    async def pin(self, request: web.Request) -> web.Response:
+        who, room = self._who(request)
+        return answer(await self._desk.pin(who, room, await self._body(request), time.time()))
+
+    async def unpin(self, request: web.Request) -> web.Response:
+        who, room = self._who(request)
+        return answer(await self._desk.unpin(who, room, time.time()))
 
     def _list(self, kind: str) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def get(request: web.Request) -> web.Response:
@@ -115,11 +148,11 @@ class Moderation:
         id_ = request.match_info["id"]
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", id_):
             raise EdgeError("not_found", "there is no such comment")
-        return answer(await self._desk.delete(who, room, id_, time.time()))
+        return answer(await self._review.delete(who, room, id_, time.time()))
 
     async def queue(self, request: web.Request) -> web.Response:
         _, room = self._who(request)
-        return answer(await self._desk.queue(room, _limit(request)))
+        return answer(await self._review.queue(room, _limit(request)))
 
     async def decide(self, request: web.Request) -> web.Response:
         who, room = self._who(request)
@@ -127,11 +160,15 @@ class Moderation:
             decision = msgspec.json.decode(await self._body(request), type=_Decision)
         except (ValueError, RecursionError) as bad:
             raise EdgeError("bad_json", str(bad)) from None
-        return answer(await self._desk.decide(who, room, request.match_info["id"], decision.approve, time.time()))
+        return answer(await self._review.decide(who, room, request.match_info["id"], decision.approve, time.time()))
+
+    async def verdicts(self, request: web.Request) -> web.Response:
+        _, room = self._who(request)
+        return web.Response(body=await self._review.verdicts(room), content_type="application/x-ndjson")
 
     async def trail(self, request: web.Request) -> web.Response:
         _, room = self._who(request)
-        return answer(await self._desk.trail(room, _limit(request)))
+        return answer(await self._trail.lines(room, _limit(request)))
 
 
 def _user(request: web.Request) -> str:

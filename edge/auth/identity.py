@@ -4,6 +4,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from edge import wire
 from edge.errors import EdgeError
 
 SCOPES = frozenset({"read", "comment", "paid", "score", "moderate", "admin"})
@@ -81,6 +82,18 @@ def check_name(name: str, what: str) -> str:
     if not 1 <= len(name) <= 64 or not name.isprintable() or name.isspace():
         raise EdgeError("unauthorized", f"{what}: 1 to 64 printable characters")
     return name
+
+
+def spoken_for(author: wire.Author, tier: int | None = None) -> Identity:
+    """Who a program of the site's own says that the author is."""
+    try:
+        user = check_name(author.id, "u.id")
+        name = check_name(author.name, "u.name") if author.name is not None else user
+        role = check_name(author.role, "u.role") if author.role is not None else None
+        badges = tuple(check_name(badge, "u.badges") for badge in author.badges)
+    except EdgeError as bad:
+        raise EdgeError("bad_request", bad.message) from None
+    return Identity(user, name, role=role, badges=badges, tier=tier)
 
 
 def dev(user: str) -> Identity:

@@ -20,10 +20,10 @@ from typing import Protocol
 
 import msgspec
 
+from edge.box import Box
 from edge.config import Config
 from edge.host import listen
 from edge.host.child import TOLD_BY, Body, Child
-from edge.metrics import Board
 from edge.options import data_folder
 
 log = logging.getLogger("edge.host")
@@ -44,7 +44,7 @@ class Run(Protocol):
         workers: int,
         listen_fd: int,
         private_fd: int,
-        board: Board,
+        box: Box,
         ready: Callable[[], None],
     ) -> int: ...
 
@@ -60,16 +60,16 @@ def run(config: Config, listeners: list[socket.socket], private: socket.socket, 
     if len(listen_fds) == 1:
         worker = worker_run or _worker_run()
         return worker(
-            config, worker=0, workers=1, listen_fd=listen_fds[0], private_fd=private_fd, board=Board(1), ready=announce
+            config, worker=0, workers=1, listen_fd=listen_fds[0], private_fd=private_fd, box=Box(1), ready=announce
         )
 
-    board = Board(len(listen_fds))
+    box = Box(len(listen_fds))
     with _broker_folder(config) as path:
         if path:
             broker = msgspec.structs.replace(config.broker, url=f"local:{path}")
             config = msgspec.structs.replace(config, broker=broker)
         bodies: list[Body] = [
-            functools.partial(_work, worker_run, config, number, listen_fds, private_fd, board)
+            functools.partial(_work, worker_run, config, number, listen_fds, private_fd, box)
             for number in range(len(listen_fds))
         ]
         return Supervisor(bodies, announce, path, [*listen_fds, private_fd], data_folder(config)).run()
@@ -100,7 +100,7 @@ def _work(
     number: int,
     listen_fds: list[int],
     private_fd: int,
-    board: Board,
+    box: Box,
     ready: Callable[[], None],
 ) -> int:
     """A worker's body. Worker 0 has the private listener."""
@@ -116,7 +116,7 @@ def _work(
         workers=len(listen_fds),
         listen_fd=listen_fds[number],
         private_fd=-1 if number else private_fd,
-        board=board,
+        box=box,
         ready=ready,
     )
 

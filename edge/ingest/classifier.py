@@ -218,6 +218,11 @@ class Classifier:
         """These were held before this classifier was there."""
         self._held.update(ids)
 
+    @property
+    def is_open(self) -> bool:
+        """It is not asked just now: it has failed too often."""
+        return self._breaker.is_open
+
     def figures(self) -> dict[str, int]:
         """`waiting`, `under_way`, `held` and `open` go up and down, the others only up."""
         now = {"waiting": len(self._queue), "under_way": len(self._tasks), "held": len(self._held)}

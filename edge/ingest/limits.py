@@ -1,74 +1,25 @@
-# How much of something one user, address or room may have in a while: token buckets in bounded tables. Pure: time is
-# an argument and never goes back. It must never grow with the number of those who try, nor take anything from one
-# bucket for what another refuses.
+# How much of something one user, address or room may have in a while, at a box: token buckets in memory that its
+# workers share. Pure: time is an argument, and the memory is given. It must never grow with the number of those who
+# try, nor take anything from one bucket for what another refuses.
 import ipaddress
 from collections.abc import Iterable
+from mmap import mmap
 
 from msgspec import Struct
 
+from edge._fast.buckets import Buckets, take_all
 from edge.ingest.verdict import Refusal
 
-KEPT = 65536
-"""Keys that a table remembers: past it the one that was heard of least lately begins anew, with a full bucket."""
-NEARLY_S = 1e-9  # what adding times up may be wrong by
-
+LINE = 64
+ALONE = 1 << 20
+"""The bytes of memory of one that shares it with nobody."""
+SHARES = {"user": 8, "address": 8, "reactions": 8, "room": 4, "carrier": 2, "moderator": 1, "bot": 1}
+"""What part of the memory each kind has: a place of its own, so that many users cannot push out a room."""
 MODERATORS = frozenset({"moderator", "admin"})
 """The roles that moderate."""
 BOT, VERIFIED = "bot", "verified"
 """A verified bot has this role, and this badge."""
 MAPPED = bytes(10) + b"\xff\xff"
-
-
-class Buckets:
-    """`size` at once, and that many again in `per_s` seconds. No limit where `size` is 0.
-
-    A bucket is one number: when it will be full again. What it lacks now follows from that.
-    """
-
-    __slots__ = ("_every", "_half", "_old", "_slack", "_young")
-
-    def __init__(self, size: int, per_s: float, kept: int = KEPT) -> None:
-        self._every = per_s / size if size else 0.0
-        self._slack = per_s - self._every + NEARLY_S
-        # As in recent.py, and by hand: a comment meets four buckets, twice each.
-        self._half = max(1, kept // 2)
-        self._young: dict[bytes | str, float] = {}
-        self._old: dict[bytes | str, float] = {}
-
-    def take(self, key: bytes | str, now: float) -> float:
-        """0 where one is taken; else in how many seconds there will be one."""
-        wait_s = self.wait(key, now)
-        if not wait_s:
-            self.spend(key, now)
-        return wait_s
-
-    def wait(self, key: bytes | str, now: float) -> float:
-        """0 where there is one to be taken; else in how many seconds there will be."""
-        full = self._young.get(key) or self._old.get(key)
-        if full is None or full - now <= self._slack:
-            return 0.0
-        self._put(key, full)  # who insists is not forgotten
-        return full - now - self._slack + NEARLY_S
-
-    def spend(self, key: bytes | str, now: float) -> None:
-        """Takes the one that `wait` has just found."""
-        young = self._young
-        full = young.get(key)
-        if full is not None:
-            young[key] = (full if full > now else now) + self._every
-        elif self._every:
-            full = self._old.get(key, now)
-            self._put(key, (full if full > now else now) + self._every)
-
-    def _put(self, key: bytes | str, full: float) -> None:
-        if len(self._young) >= self._half and key not in self._young:
-            self._old = self._young
-            self._young = {}
-        self._young[key] = full
-
-    def __len__(self) -> int:
-        """No less than the number of keys."""
-        return len(self._young) + len(self._old)
 
 
 class Rates(Struct, frozen=True):
@@ -87,23 +38,41 @@ class Rates(Struct, frozen=True):
     all_per_s: int = 200_000
     reactions: int = 30
     reactions_s: float = 10.0
-    kept: int = KEPT
 
 
 class Limits:
-    """What a worker's comments and reactions are measured by. Each limit is the worker's own."""
+    """What the comments and reactions of a box are measured by.
 
-    def __init__(self, rates: Rates) -> None:
-        kept = rates.kept
-        self._users = Buckets(rates.user, rates.user_s, kept)
-        self._moderators = Buckets(rates.moderator, rates.user_s, kept)
-        self._bots = Buckets(rates.bot, rates.user_s, kept)
-        self._addresses = Buckets(rates.address, rates.address_s, kept)
-        self._carriers = Buckets(rates.address * rates.carrier_times, rates.address_s, kept)
-        self._rooms = Buckets(rates.room_per_s, 1.0, kept)
-        self._all = Buckets(rates.all_per_s, 1.0, 2)
-        self._reactions = Buckets(rates.reactions, rates.reactions_s, kept)
+    `memory` is shared by its workers: 4 KB or more. Its first eight bytes are a secret of who made it, all others are
+    zero at first.
+    """
+
+    def __init__(self, rates: Rates, memory: bytearray | mmap | None = None) -> None:
+        view = memoryview(bytearray(ALONE) if memory is None else memory).cast("B")
+        seed = int.from_bytes(view[:8])
+        share = (len(view) - 2 * LINE) // LINE // sum(SHARES.values()) * LINE
+        at = 2 * LINE
+
+        def of(kind: str, size: int, per_s: float) -> Buckets:
+            nonlocal at
+            start, at = at, at + SHARES[kind] * share
+            return Buckets(size, per_s, view[start:at], seed)
+
+        self._users = of("user", rates.user, rates.user_s)
+        self._moderators = of("moderator", rates.moderator, rates.user_s)
+        self._bots = of("bot", rates.bot, rates.user_s)
+        self._addresses = of("address", rates.address, rates.address_s)
+        self._carriers = of("carrier", rates.address * rates.carrier_times, rates.address_s)
+        self._rooms = of("room", rates.room_per_s, 1.0)
+        self._all = Buckets(rates.all_per_s, 1.0, view[LINE : 2 * LINE], seed)
+        self._reactions = of("reactions", rates.reactions, rates.reactions_s)
         self._shared = Networks(rates.carriers) if rates.carriers else None
+        self._words: dict[Buckets, tuple[str, str | None]] = {
+            self._addresses: ("address", "too many comments from this address"),
+            self._carriers: ("address", "too many comments from this address"),
+            self._rooms: ("room", "too many comments in this room"),
+            self._all: ("all", "too many comments at this server"),
+        }
 
     def check(
         self, user: str, role: str | None, badges: Iterable[str], address: bytes, room: str, now: float
@@ -122,25 +91,27 @@ class Limits:
         elif address:
             addresses = self._carriers if self._shared is not None and address in self._shared else self._addresses
             address = network(address)
-        if wait_s := users.wait(user, now):
-            return Refusal("too_many", "user", wait_s)
-        if addresses is not None and (wait_s := addresses.wait(address, now)):
-            return Refusal("too_many", "address", wait_s, "too many comments from this address")
-        if wait_s := self._rooms.wait(room, now):
-            return Refusal("too_many", "room", wait_s, "too many comments in this room")
-        if wait_s := self._all.wait("", now):
-            return Refusal("too_many", "all", wait_s, "too many comments at this server")
-        users.spend(user, now)
-        if addresses is not None:
-            addresses.spend(address, now)
-        self._rooms.spend(room, now)
-        self._all.spend("", now)
-        return None
+        if addresses is None:
+            over = take_all(now, users, user, self._rooms, room, self._all, b"")
+        else:
+            over = take_all(now, users, user, addresses, address, self._rooms, room, self._all, b"")
+        if over is None:
+            return None
+        buckets, wait_s = over
+        which, words = self._words.get(buckets, ("user", None))
+        return Refusal("too_many", which, wait_s, words)
 
     def react(self, user: str, now: float) -> Refusal | None:
         """Takes one reaction of this user."""
         wait_s = self._reactions.take(user, now)
         return Refusal("too_many", "reactions", wait_s, "too many reactions from you") if wait_s else None
+
+    @property
+    def evicted(self) -> int:
+        """Buckets that this worker has put out of their place before they were full, for want of others."""
+        return sum(
+            buckets.evicted for buckets in (self._users, self._moderators, self._bots, self._reactions, *self._words)
+        )
 
 
 def network(address: bytes) -> bytes:

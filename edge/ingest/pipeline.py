@@ -1,9 +1,10 @@
 # A comment's way in, joined: limits, mode, words, patterns, crowd, cheapest first; the stages that need nobody else. It
 # owns what a worker knows of its rooms' rules, and what was said in them lately, both bounded. It must never do I/O or
 # read a clock, and knows nothing of sockets, brokers or classifiers.
+from mmap import mmap
 from typing import NamedTuple
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from edge.ingest import modes
 from edge.ingest.crowd import Alarm, Crowds, Echo
@@ -51,15 +52,22 @@ class Slowed(NamedTuple):
     mode: Mode
 
 
-Event = Alarm | Slowed
+class Guarded(NamedTuple):
+    """A room has been for subscribers alone, as it was asked for, and is so no longer."""
+
+    mode: Mode
+
+
+Event = Alarm | Slowed | Guarded
 
 
 class Room:
     """What of one room is known here: its rules, and what was said in it lately."""
 
-    __slots__ = ("auto", "crowds", "echo", "mode", "patterns", "rules", "said", "words")
+    __slots__ = ("auto", "crowds", "echo", "guarded", "mode", "patterns", "rules", "said", "words")
 
     def __init__(self, everywhere: WordList) -> None:
+        self.guarded = 0.0  # until when it is for subscribers alone
         self.auto = AutoSlow()
         self.crowds = Crowds()
         self.echo = Echo()
@@ -71,27 +79,41 @@ class Room:
         self.rules = rules
         self.words = Words(everywhere, rules.words)
         self.patterns = rules.patterns
-        self.mode = self.auto.applied(rules.mode)
+        self.apply()
+
+    def apply(self) -> None:
+        mode = self.auto.applied(self.rules.mode)
+        self.mode = structs.replace(mode, subs_only=True) if self.guarded and not mode.subs_only else mode
 
     def turn(self, now: float, elsewhere: float) -> list[Event]:
         events: list[Event] = [*self.crowds.turn(now)]
         turned = self.auto.turn(now, elsewhere)
         if turned is not None:
-            self.mode = self.auto.applied(self.rules.mode)
+            self.apply()
             events.append(Slowed(turned, self.mode))
+        if self.guarded and now >= self.guarded:
+            self.guarded = 0.0
+            self.apply()
+            events.append(Guarded(self.mode))
         return events
 
     def at_rest(self, now: float) -> bool:
         """Nothing is on that has to go off, and nobody speaks."""
-        return not (self.auto.is_on or self.crowds.is_on or self.auto.rate(now))
+        return not (self.auto.is_on or self.crowds.is_on or self.guarded or self.auto.rate(now))
 
 
 class Pipeline:
     """`everywhere` are the words that hold in all rooms. Rules of a room are set by who has read them, and forgotten
     with it; past `rooms`, a room without rules in which nothing was said lately begins anew."""
 
-    def __init__(self, rates: Rates | None = None, everywhere: WordList = NO_WORDS, rooms: int = ROOMS) -> None:
-        self.limits = Limits(rates or Rates())
+    def __init__(
+        self,
+        rates: Rates | None = None,
+        everywhere: WordList = NO_WORDS,
+        rooms: int = ROOMS,
+        memory: bytearray | mmap | None = None,
+    ) -> None:
+        self.limits = Limits(rates or Rates(), memory)
         self._everywhere = everywhere
         self._ruled: dict[str, Room] = {}
         self._others: Recent[str, Room] = Recent(rooms)
@@ -146,6 +168,14 @@ class Pipeline:
         room = self._ruled.get(name) or self._others.get(name)
         return OPEN if room is None else room.mode
 
+    def guard(self, name: str, until: float) -> Mode:
+        """For subscribers alone, until then at least; what holds in the room now."""
+        room = self._ruled.get(name) or self._room(name)
+        self._awake[name] = room
+        room.guarded = max(room.guarded, until)
+        room.apply()
+        return room.mode
+
     def turn(self, now: float, elsewhere: dict[str, float] | None = None) -> list[tuple[str, Event]]:
         """To be called about once a second: what moderators, or everybody, should be told. `elsewhere` are the rates of
         rooms at other workers."""
@@ -156,9 +186,10 @@ class Pipeline:
                 del self._awake[name]
         return events
 
-    def rates(self, now: float) -> dict[str, float]:
-        """What this worker's rooms are offered, in comments a second: those in which there was anything."""
-        return {name: rate for name, room in self._awake.items() if (rate := room.auto.rate(now))}
+    def rates(self, now: float, least: float = 1.0) -> dict[str, float]:
+        """What this worker's rooms are offered, in comments a second: those with so many, or that are slow for it."""
+        found = ((name, room.auto.rate(now), room.auto.is_on) for name, room in self._awake.items())
+        return {name: rate for name, rate, is_on in found if rate >= least or is_on}
 
     def _room(self, name: str) -> Room:
         room = self._others.get(name) or Room(self._everywhere)

@@ -19,7 +19,11 @@ class Pace:
 
     def due(self, now: float) -> float:
         """When to make the next batch of what waits now."""
-        return max(now + min(self._quick_s, self.window(now)), self._last + self.window(now))
+        return max(now + min(self._quick_s, self.window(now)), self.free(now))
+
+    def free(self, now: float) -> float:
+        """From when on the last batch is out of the way."""
+        return self._last + self.window(now)
 
     def window(self, now: float) -> float:
         slowest = 0.0

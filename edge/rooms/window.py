@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
-BATCH_BYTES = 32 * 1024 - 256  # as JSON; the rest is for what is around the comments
+BATCH_BYTES = 32 * 1024 - 1024  # as JSON; the rest is for what is around the comments
 BATCH_COMMENTS = 200
 CARRIED = 5 * BATCH_COMMENTS
 """That wait at most. A burst is shown over the next few batches; of more than that, a fair sample is."""
@@ -29,13 +29,14 @@ class Taken(NamedTuple):
 
 
 class _Waiting:
-    __slots__ = ("before", "comment", "id", "place", "size")
+    __slots__ = ("before", "comment", "id", "paid", "place", "size")
 
-    def __init__(self, id_: str, comment: msgspec.Raw, size: int, place: Place, before: int) -> None:
+    def __init__(self, id_: str, comment: msgspec.Raw, size: int, place: Place, before: int, paid: bool) -> None:
         self.id = id_
         self.comment = comment
         self.size = size
         self.place = place
+        self.paid = paid  # never left out for one that is not
         self.before = before  # how many have been left out between the one before it and this one
 
 
@@ -44,6 +45,8 @@ class Window:
         self._waiting: list[_Waiting] = []
         self._ids: set[str] = set()  # of those that wait or are under way
         self._after = 0  # left out after the last one that waits
+        # Which have been left out before it is known what the log covers: by offer, their items as bits.
+        self._left: dict[int, int] | None = {}
         self._seen = 0  # since the sampling began: those that wait and those left out
         self._first: Place | None = None  # nothing from here on is covered; None: all is
         self._end: Place = (0, 0)  # everything below has been seen
@@ -60,7 +63,7 @@ class Window:
         """Whatever is below has been covered by a batch that is stored; None: all that has been seen."""
         return self._first
 
-    def add(self, place: Place, id_: str, comment: msgspec.Raw, size: int) -> bool:
+    def add(self, place: Place, id_: str, comment: msgspec.Raw, size: int, paid: bool = False) -> bool:
         """False for one that has been said already: whoever sends a comment again does not say it twice."""
         self._end = (place[0], place[1] + 1)
         if id_ in self._recent or id_ in self._ids or id_ in self._older:
@@ -69,19 +72,29 @@ class Window:
             self._first = place
         self._seen += 1
         if len(self._waiting) >= CARRIED:
-            chosen = int(self._chance() * self._seen)  # every one so far has the same chance to be shown
-            if chosen >= len(self._waiting):
+            chosen = self._chosen(paid)
+            if chosen < 0:
                 self._after += 1
+                self._note(place)
                 self._remember(id_)  # it is accounted for all the same
                 return True
             self._leave_out(chosen)
-        self._waiting.append(_Waiting(id_, comment, size, place, self._after))
+        self._waiting.append(_Waiting(id_, comment, size, place, self._after, paid))
         self._after = 0
         self._ids.add(id_)
         return True
 
+    def _chosen(self, paid: bool) -> int:
+        """Which is left out for one more; -1 for that one itself. All that are not paid for have the same chance."""
+        if paid:
+            free = [index for index, it in enumerate(self._waiting) if not it.paid]
+            return free[int(self._chance() * len(free))] if free else -1
+        chosen = int(self._chance() * self._seen)
+        return chosen if chosen < len(self._waiting) and not self._waiting[chosen].paid else -1
+
     def _leave_out(self, index: int) -> None:
         gone = self._waiting.pop(index)
+        self._note(gone.place)
         self._ids.discard(gone.id)
         self._remember(gone.id)
         if index < len(self._waiting):
@@ -90,14 +103,28 @@ class Window:
             self._after += gone.before + 1
 
     def covered(self, mark: Place) -> None:
-        """What is below this mark is in the log already."""
+        """What is below this mark is in the log already, what was left out of it too. Nothing below it may follow."""
+        below = self._left_below(mark)
         while self._waiting and self._waiting[0].place < mark:
-            self._ids.discard(self._waiting.pop(0).id)
+            gone = self._waiting.pop(0)
+            self._ids.discard(gone.id)
+            below -= gone.before
         if self._waiting:
-            self._first = max(self._first or mark, mark)
-        elif self._end <= mark:
-            self._after = 0
-            self._first = None
+            self._waiting[0].before -= max(0, below)
+        else:
+            self._after -= max(0, below)
+        self._first = max(self._first or mark, mark) if self else None
+
+    def _note(self, place: Place) -> None:
+        if self._left is not None:
+            self._left[place[0]] = self._left.get(place[0], 0) | 1 << place[1]
+
+    def _left_below(self, mark: Place) -> int:
+        """How many of those that were left out; none of them is asked about again."""
+        left, self._left = self._left or {}, None
+        offer, item = mark
+        whole = sum(bits.bit_count() for number, bits in left.items() if number < offer)
+        return whole + (left.get(offer, 0) & ((1 << item) - 1)).bit_count()
 
     def retract(self, ids: Collection[str]) -> None:
         """These are to be shown no more: where they wait they are only counted, and where they come they are known."""
@@ -107,6 +134,10 @@ class Window:
                 index = next((i for i, it in enumerate(self._waiting) if it.id == id_), -1)
                 if index >= 0:
                     self._leave_out(index)
+
+    def said(self, by: Callable[[msgspec.Raw], bool]) -> list[str]:
+        """Those that wait, of whom `by` says so."""
+        return [it.id for it in self._waiting if by(it.comment)]
 
     def known(self, ids: Iterable[str]) -> None:
         """These are in the log already: they were said again after a change of owner."""
@@ -135,6 +166,7 @@ class Window:
                 break
             count += 1
         taken, self._waiting = self._waiting[:count], self._waiting[count:]
+        self._left = None
         of = count + sum(it.before for it in taken)
         if self._waiting:
             offer, item = taken[-1].place

@@ -16,7 +16,7 @@ const user = query.get("user");
 const token = query.get("token");
 
 function address(path) {
-  const url = new URL(`/v1/rooms/${encodeURIComponent(room)}/${path}`, location.href);
+  const url = new URL(`/v1/rooms/${encodeURIComponent(room)}${path && `/${path}`}`, location.href);
   if (token) url.searchParams.set("token", token);
   if (user) url.searchParams.set("user", user);
   return url;
@@ -125,6 +125,52 @@ function addScore({ e }) {
   page.score.classList.add("fresh");
 }
 
+// Reactions: totals by kind. They only grow while the room's numbering stays, so whichever comes last is right.
+
+const MARKS = { fire: "🔥", heart: "❤️", laugh: "😂", clap: "👏", wow: "😮", sad: "😢" };
+const reactions = new Map(); // kind → {total, button, count}
+
+function reactionButton(kind) {
+  const button = element("button");
+  button.type = "button";
+  button.dataset.kind = kind;
+  button.disabled = !(user || token);
+  const count = element("span", "count");
+  const mark = element("span", "mark", MARKS[kind] ?? kind);
+  mark.ariaHidden = count.ariaHidden = "true";
+  button.append(mark, count);
+  button.addEventListener("click", () => {
+    if (!stream.send({ op: "react", k: kind })) say("unknown", "not connected just now");
+  });
+  page.reactions.append(button);
+  page.reactions.hidden = false;
+  return { total: 0, button, count };
+}
+
+function showReactions(totals = {}) {
+  for (const [kind, total] of Object.entries(totals)) {
+    const it = reactions.get(kind) ?? reactionButton(kind);
+    reactions.set(kind, it);
+    it.total = Math.max(it.total, total);
+    it.count.textContent = it.total.toLocaleString([], { notation: it.total < 10_000 ? "standard" : "compact" });
+    it.button.ariaLabel = it.button.title = `${kind}: ${it.total.toLocaleString()}`;
+  }
+}
+
+/** All kinds that are taken, with their totals. */
+async function fetchReactions() {
+  for (const it of reactions.values()) it.total = 0;
+  try {
+    const answer = await fetch(address(""));
+    if (!answer.ok) return;
+    const { reactions: totals = {} } = await answer.json();
+    showReactions(totals);
+    page.reactions.append(...Object.keys(totals).map((kind) => reactions.get(kind).button)); // in the server's order
+  } catch {
+    // They come with the batches.
+  }
+}
+
 // What is said about the room
 
 function showViewers(count) {
@@ -171,9 +217,11 @@ function received(message) {
     case "hello":
       showViewers(message.viewers);
       showRoom(message);
+      if (!message.resumed) fetchReactions();
       break;
     case "batch":
       showViewers(message.n);
+      showReactions(message.r);
       showSample(message);
       addComments(message.m ?? []);
       break;
@@ -186,7 +234,7 @@ function received(message) {
       showRoom(message);
       break;
     case "error":
-      say("rejected", message.message ?? message.error);
+      say("rejected", (message.message ?? message.error) + waitInWords(message.retry_after));
   }
 }
 
@@ -197,6 +245,10 @@ const unsent = new Map(); // ref → {text, tries}
 function say(status, text) {
   page.ack.dataset.status = status;
   page.ack.textContent = text;
+}
+
+function waitInWords(seconds) {
+  return seconds ? ` (try again in ${Math.ceil(seconds)} s)` : "";
 }
 
 function submit(ref) {
@@ -221,8 +273,7 @@ function acknowledged({ ref, id, status, message, error, retry_after: retry }) {
   } else if (status === "pending") {
     say(status, "pending: it waits for a moderator");
   } else {
-    const wait = retry ? ` (try again in ${Math.ceil(retry)} s)` : "";
-    say("rejected", `${status}: ${message ?? error ?? "no reason given"}${wait}`);
+    say("rejected", `${status}: ${message ?? error ?? "no reason given"}${waitInWords(retry)}`);
     if (!page.text.value) page.text.value = comment.text;
   }
 }

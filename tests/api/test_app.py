@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -29,11 +30,12 @@ class FakeService:
         self.tokens = auth.Tokens("k" * 32)
         self.comments: list[tuple[str, str, wire.CommentBody]] = []
         self.scores: list[tuple[str, dict[str, Any]]] = []
+        self.reactions: list[tuple[str, str, str]] = []
         self.ack: wire.Message = {"t": "ack", "ref": None, "id": "abc", "status": "published"}
         self.failure: Exception | None = None
         self.adopted: list[tuple[socket.socket, bytes]] = []
         self.up = True
-        self.desk: Any = None
+        self.office: Any = SimpleNamespace(desk=None, review=None, trail=None)
 
     def identify(self, token: str | None, user: str | None) -> Identity:
         if token is not None:
@@ -47,6 +49,11 @@ class FakeService:
             raise self.failure
         self.comments.append((identity.user, room, body))
         return self.ack
+
+    def react(self, identity: Identity, room: str, kind: str) -> None:
+        if self.failure:
+            raise self.failure
+        self.reactions.append((identity.user, room, kind))
 
     async def score(self, identity: Identity, room: str, event: dict[str, Any]) -> str:
         self.scores.append((room, event))
@@ -191,6 +198,20 @@ async def test_score(site: Site, http: aiohttp.ClientSession) -> None:
         assert await answer.json() == {"id": "m1"}
     assert site.service.scores == [("demo", {"home": 1})]
     await refused(await http.post("/v1/rooms/demo/score?user=ann", data=b"[]"), 400, "bad_json")
+
+
+async def test_reaction(site: Site, http: aiohttp.ClientSession) -> None:
+    path = "/v1/rooms/demo/reactions"
+    async with http.post(f"{path}?user=ann", json={"k": "fire"}) as answer:
+        assert (answer.status, await answer.json()) == (202, {})
+    assert site.service.reactions == [("ann", "demo", "fire")]
+    await refused(await http.post(f"{path}?user=ann", data=b'{"k":"a b"}'), 400, "bad_json")
+    await refused(await http.post(path, json={"k": "fire"}), 401, "unauthorized")
+    site.service.failure = EdgeError("too_many", retry_after=1.2)
+    answer = await http.post(f"{path}?user=ann", json={"k": "fire"})
+    assert (await refused(answer, 429, "too_many"))["retry_after"] == 1.2
+    assert answer.headers["Retry-After"] == "2"
+    site.service.failure = None
 
 
 async def test_snapshot(http: aiohttp.ClientSession) -> None:

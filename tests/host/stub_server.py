@@ -25,7 +25,7 @@ def stub(
     workers: int,
     listen_fd: int,
     private_fd: int,
-    board: object,
+    box: object,
     ready: Callable[[], None],
 ) -> int:
     if behaviour == "fails" and worker == workers - 1:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.ingest.limits import KEPT, Buckets, Limits, Networks, Rates, network
+from edge.ingest.limits import Limits, Networks, Rates, network
+from tests._fast.test_buckets import Naive
 
 
 def v6(text: str) -> bytes:
@@ -17,86 +18,6 @@ def v6(text: str) -> bytes:
 
 
 ANN = v6("192.0.2.1")
-
-
-def test_a_burst_and_then_the_rate() -> None:
-    buckets = Buckets(10, 60.0)
-    assert [buckets.take(b"a", 100.0) for _ in range(10)] == [0.0] * 10
-    assert buckets.take(b"a", 100.0) == pytest.approx(6.0)
-    assert buckets.take(b"b", 100.0) == 0.0
-    assert buckets.take(b"a", 105.9) > 0
-    assert buckets.take(b"a", 106.1) == 0.0
-    assert buckets.take(b"a", 106.2) > 5
-    assert [buckets.take(b"a", 1000.0) for _ in range(11)].count(0.0) == 10  # no more than that is saved up
-
-
-def test_no_limit() -> None:
-    buckets = Buckets(0, 60.0)
-    assert not any(buckets.take(b"a", 0.0) for _ in range(1000))
-    assert len(buckets) == 0
-
-
-def test_one_in_a_while() -> None:
-    buckets = Buckets(1, 5.0)
-    assert buckets.take("a", 0.0) == 0.0
-    assert buckets.take("a", 4.9) == pytest.approx(0.1)
-    assert buckets.take("a", 5.0) == 0.0
-
-
-def test_who_waits_as_long_as_told_is_let_in() -> None:
-    buckets = Buckets(7, 3.0)
-    now = 12345.678
-    for _ in range(200):
-        wait_s = buckets.take("a", now)
-        if wait_s:
-            now += wait_s
-            assert buckets.take("a", now) == 0.0
-
-
-def test_the_table_is_bounded_and_those_who_insist_stay_in_it() -> None:
-    buckets = Buckets(1, 60.0, kept=100)
-    assert buckets.take(b"insists", 0.0) == 0.0
-    for number in range(1000):
-        buckets.take(b"%d" % number, 0.0)
-        assert buckets.take(b"insists", 0.0) > 0
-        assert len(buckets) <= 100
-
-
-def test_the_table_keeps_the_half_that_was_heard_last() -> None:
-    buckets = Buckets(1, 60.0, kept=100)
-    for number in range(1000):
-        assert buckets.take(b"%d" % number, 0.0) == 0.0
-    assert all(buckets.wait(b"%d" % number, 0.0) for number in range(950, 1000))
-
-
-class Naive:
-    """A bucket as one imagines it: so many in it, and some more as time passes."""
-
-    def __init__(self, size: int, per_s: float) -> None:
-        self.size, self.rate, self.left, self.then = size, size / per_s, float(size), 0.0
-
-    def ready(self, now: float) -> bool:
-        self.left = min(self.size, self.left + (now - self.then) * self.rate)
-        self.then = now
-        return self.left >= 1 - 1e-6
-
-
-# Steps of 1/8 s and rates that are powers of two: so nothing is a matter of rounding.
-steps = st.lists(st.tuples(st.integers(0, 40), st.sampled_from("ab")), max_size=200)
-
-
-@given(st.sampled_from([1, 2, 4, 16]), st.sampled_from([1.0, 4.0, 32.0]), steps)
-def test_buckets_are_as_one_imagines_them(size: int, per_s: float, moves: list[tuple[int, str]]) -> None:
-    buckets, naive = Buckets(size, per_s), {key: Naive(size, per_s) for key in "ab"}
-    now = 1000.0
-    for eighths, key in moves:
-        now += eighths / 8
-        ready = naive[key].ready(now)
-        naive[key].left -= ready
-        wait_s = buckets.take(key, now)
-        assert (wait_s == 0) == ready
-        if wait_s:
-            assert wait_s == pytest.approx((1 - naive[key].left) / naive[key].rate, abs=1e-6)
 
 
 @given(
@@ -203,13 +124,47 @@ def test_reactions_have_a_limit_of_their_own() -> None:
     assert limits.check("ann", None, (), ANN, "derby", 0.0) is None
 
 
-def test_a_flood_of_users_and_addresses_costs_bounded_memory() -> None:
-    limits = Limits(Rates(kept=1000, room_per_s=0, all_per_s=0))
+def test_a_flood_of_users_addresses_and_rooms_pushes_out_nothing_that_matters() -> None:
+    """In the least memory that there may be, where nearly every newcomer puts another out."""
+    limits = Limits(Rates(room_per_s=100, all_per_s=0), bytearray(4096))
+    assert passed(lambda _: limits.check("ann", None, (), b"", "final", 0.0), 99) == 20
+    assert passed(lambda n: limits.check(f"a{n}", None, (), ANN, "final", 0.0), 200) == 80  # of the room
+    assert passed(lambda n: limits.check(f"b{n}", None, (), ANN, "semifinal", 0.0), 200) == 20  # of the address
     for number in range(20_000):
-        limits.check(f"u{number}", None, (), v6(f"10.{number >> 8}.{number & 255}.1"), f"r{number}", 0.0)
-    assert len(limits._users) <= 1000
-    assert len(limits._addresses) <= 1000
-    assert KEPT > 1000
+        address = v6(f"10.{number >> 8}.{number & 255}.1")
+        assert limits.check(f"u{number}", None, (), address, f"r{number}", 0.0) is None
+    assert limits.evicted > 30_000
+    for user, address, room, which in (
+        ("ann", b"", "other", "user"),
+        ("new", ANN, "other", "address"),
+        ("new", b"", "final", "room"),
+    ):
+        refusal = limits.check(user, None, (), address, room, 0.0)
+        assert refusal is not None
+        assert refusal.which == which
+
+
+def test_those_that_share_memory_share_the_limits() -> None:
+    memory = bytearray(8192)
+    rates = Rates(user=4, reactions=3, room_per_s=6)
+    one, other = Limits(rates, memory), Limits(rates, memory)
+    taken = [(one, other)[n % 2].check("ann", None, (), b"", "derby", 0.0) is None for n in range(9)]
+    assert taken == [True] * 4 + [False] * 5
+    assert [one.check("bob", None, (), b"", "derby", 0.0) is None for _ in range(3)] == [True, True, False]
+    refusal = other.check("eve", None, (), b"", "derby", 0.0)
+    assert refusal is not None
+    assert refusal.which == "room"
+    assert [(one, other)[n % 2].react("ann", 0.0) is None for n in range(4)] == [True] * 3 + [False]
+    assert Limits(rates).check("ann", None, (), b"", "derby", 0.0) is None  # alone
+
+
+def test_kinds_do_not_meet_though_their_keys_are_the_same() -> None:
+    limits = Limits(Rates(user=3, moderator=4, bot=5, reactions=2))
+    key = "same"
+    assert passed(lambda _: limits.check(key, None, (), b"", key, 0.0), 99) == 3
+    assert passed(lambda _: limits.check(key, "admin", (), b"", key, 0.0), 99) == 4
+    assert passed(lambda _: limits.check(key, "bot", ("verified",), b"", key, 0.0), 99) == 5
+    assert passed(lambda _: limits.react(key, 0.0), 99) == 2
 
 
 @pytest.mark.parametrize("bad", ["10.0.0.0/33", "10.0.0.1/8", "example.org", "", "2001:db8::/129"])

@@ -9,7 +9,7 @@ from edge.ingest.crowd import SAME, TARGET_ON, Alarm
 from edge.ingest.limits import Rates
 from edge.ingest.modes import AUTO_ON, OPEN, Author, Mode
 from edge.ingest.patterns import Pattern, Patterns
-from edge.ingest.pipeline import Facts, Pipeline, Rules, Slowed
+from edge.ingest.pipeline import Facts, Guarded, Pipeline, Rules, Slowed
 from edge.ingest.verdict import PUBLISH, Kind, Verdict
 from edge.ingest.words import Entry, WordList
 from edge.wire import clean_text
@@ -167,6 +167,19 @@ def test_a_room_is_hot_elsewhere_too() -> None:
     assert pipeline.turn(0.9, {"derby": AUTO_ON, "other": AUTO_ON}) == [("derby", Slowed(True, Mode(slow_seconds=10)))]
 
 
+def test_rates_are_told_of_rooms_that_are_offered_much_or_are_slow_for_it() -> None:
+    pipeline = made()
+    for room, count in (("derby", 1), ("final", 100), ("quiet", 99)):
+        for _ in range(count):
+            pipeline.check(Facts(room, ANN, "hi"), 0.5)
+    assert pipeline.rates(0.9, 100.0) == {"final": 100.0}
+    assert pipeline.rates(0.9) == {"derby": 1.0, "final": 100.0, "quiet": 99.0}
+    pipeline.turn(0.9, {"derby": AUTO_ON})
+    assert pipeline.rates(0.9, 100.0) == {"derby": 1.0, "final": 100.0}
+    pipeline.turn(3.5)
+    assert pipeline.rates(3.5, 100.0) == {"derby": 0.0}  # slow for some seconds yet
+
+
 def test_rules_are_the_room_s_own_and_can_be_taken_back() -> None:
     pipeline = made()
     assert pipeline.check(Facts("final", ANN, "vile"), 0.0) is PUBLISH
@@ -247,3 +260,15 @@ def test_whatever_is_clean_gets_a_verdict(text: str) -> None:
     pipeline = Pipeline(UNLIMITED, WordList(entries))
     pipeline.set_rules("derby", Rules(Mode(slow_seconds=1), patterns=Patterns([Pattern(r"zzz+")])))
     assert say(pipeline, clean).kind in (Kind.PUBLISH, Kind.PENDING)
+
+
+def test_a_room_is_guarded_until_nobody_asks_for_it_any_more() -> None:
+    pipeline = Pipeline(Rates())
+    assert pipeline.guard("derby", 10.0).subs_only
+    assert pipeline.guard("derby", 12.0).subs_only
+    assert pipeline.turn(11.0) == []
+    assert pipeline.mode("derby").subs_only
+    pipeline.set_rules("derby", Rules(Mode(slow_seconds=5)))
+    assert pipeline.mode("derby") == Mode(slow_seconds=5, subs_only=True)
+    assert pipeline.turn(12.0) == [("derby", Guarded(Mode(slow_seconds=5)))]
+    assert pipeline.mode("derby") == Mode(slow_seconds=5)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -73,11 +74,12 @@ class Script:
 
     body_bytes = 4096
     cors_origin = "*"
-    desk: Any = None
+    office: Any = SimpleNamespace(desk=None, review=None, trail=None)
 
     def __init__(self) -> None:
         self.viewers: list[Viewer] = []
         self.scores: list[dict[str, Any]] = []
+        self.reactions = {"fire": 15_000, "heart": 1234, "laugh": 0, "clap": 12, "wow": 0, "sad": 123_456}
         self._tasks: list[asyncio.Task[None]] = []
 
     def identify(self, token: str | None, user: str | None) -> Identity:
@@ -86,12 +88,15 @@ class Script:
     async def comment(self, identity: Identity, room: str, body: wire.CommentBody, peer: bytes) -> wire.Message:
         raise NotImplementedError
 
+    def react(self, identity: Identity, room: str, kind: str) -> None:
+        raise NotImplementedError
+
     async def score(self, identity: Identity, room: str, event: dict[str, Any]) -> str:
         self.scores.append(event)
         return "m1"
 
     async def snapshot(self, room: str, peer: bytes) -> wire.Message:
-        return {}
+        return {"reactions": self.reactions}
 
     def metrics(self) -> str:
         return ""
@@ -181,7 +186,10 @@ FAINT = """(() => {
     const both = [light(getComputedStyle(e).color), light(behind(e))];
     return (Math.max(...both) + .05) / (Math.min(...both) + .05);
   };
-  const all = ['#room', '#connection', '.figures', '.event', '.text', '.author', 'time', '#say button', 'summary'];
+  const all = [
+    '#room', '#reactions button', '#connection', '.figures', '.event', '.text', '.author', 'time', '#say button',
+    'summary',
+  ];
   return all.filter(s => ratio(document.querySelector(s)) < 4.5);
 })()"""
 
@@ -395,6 +403,35 @@ async def test_state_is_shown(page: Page, site: Site) -> None:
     await page.until("document.querySelector('[data-id=a]')")
 
 
+async def test_reactions_are_sent_and_their_totals_shown(page: Page, site: Site) -> None:
+    site.script.reactions = {"fire": 12, "heart": 0, "gg": 3}
+    viewer = await joined(page, site)
+    await page.until("document.querySelectorAll('#reactions button').length === 3")
+    count = "document.querySelector('#reactions [data-kind={}] .count').innerText"
+    assert [await page.js(count.format(kind)) for kind in ("fire", "heart", "gg")] == ["12", "0", "3"]
+    await page.click("#reactions [data-kind=heart]")
+    await until(lambda: viewer.take("react") == [{"op": "react", "k": "heart"}])
+    viewer.say(**wire.batch(1, 5, [], reactions={"heart": 15_250}))
+    await page.until(count.format("heart") + " === '15K'")
+    assert await page.js("document.querySelector('#reactions [data-kind=heart]').title") == "heart: 15,250"
+    viewer.say(**wire.batch(2, 6, [comment("a")], reactions={"fire": 11, "wow": 1}))  # older than the snapshot
+    await page.until(count.format("wow") + " === '1'")
+    assert await page.js(count.format("fire")) == "12"
+    viewer.say(t="error", error="too_many", message="too many reactions from you", retry_after=1.2)
+    await page.until("document.querySelector('#ack').innerText === 'too many reactions from you (try again in 2 s)'")
+    # The numbering is another one, and so are the totals.
+    site.script.reactions = {"fire": 1}
+    viewer.cut()
+    again = await site.script.viewer(1)
+    again.say(**HELLO | {"since": "i4.m0.c0"})
+    await page.until(count.format("fire") + " === '1'")
+
+
+async def test_who_has_no_name_sees_the_totals_alone(page: Page, site: Site) -> None:
+    await joined(page, site, "room=demo")
+    await page.until("document.querySelectorAll('#reactions button:disabled').length === 6")
+
+
 @pytest.mark.parametrize("dark", [False, True])
 async def test_fits_a_phone_and_can_be_read(page: Page, site: Site, dark: bool) -> None:
     await page.call("Emulation.setDeviceMetricsOverride", width=320, height=568, deviceScaleFactor=1, mobile=True)
@@ -404,7 +441,7 @@ async def test_fits_a_phone_and_can_be_read(page: Page, site: Site, dark: bool) 
     viewer = await joined(page, site, "room=" + "r" * 64 + "&user=ann")
     viewer.say(**wire.score(1, 5, {"home": 10, "away": 10, "text": "x" * 100}))
     viewer.say(**wire.batch(1, 5, [comment("a", "w" * 500), comment("b", "short")]))
-    await page.until("document.querySelector('[data-id=b]')")
+    await page.until("document.querySelector('[data-id=b]') && document.querySelector('#reactions button')")
     assert await page.js("document.documentElement.scrollWidth") == 320
     button = "document.querySelector('#say button').getBoundingClientRect()"
     left, right, bottom = await page.js(f"(r => [r.left, r.right, r.bottom])({button})")
@@ -415,6 +452,7 @@ async def test_fits_a_phone_and_can_be_read(page: Page, site: Site, dark: bool) 
 
 async def test_what_a_screen_reader_finds(page: Page, site: Site) -> None:
     await joined(page, site)
+    await page.until("document.querySelector('#reactions button')")
     tree = (await page.call("Accessibility.getFullAXTree"))["nodes"]
     found = {(n["role"]["value"], n.get("name", {}).get("value", "")) for n in tree if not n["ignored"]}
     for wanted in (
@@ -422,6 +460,8 @@ async def test_what_a_screen_reader_finds(page: Page, site: Site) -> None:
         ("log", "Comments"),
         ("textbox", "Your comment"),
         ("button", "Send"),
+        ("group", "Reactions"),
+        ("button", "fire: 15,000"),
         ("region", "Scores"),
     ):
         assert wanted in found
@@ -480,6 +520,10 @@ async def test_two_readers_of_the_real_server(debugger: str, server: str) -> Non
         for page in (ann, bob):
             await page.until("document.querySelectorAll('#comments li').length === 1")
             assert await page.texts("#comments .text") == ["hello from ann ❤"]
+        for page in (ann, bob):
+            await page.click("#reactions [data-kind=fire]")
+        for page in (ann, bob):
+            await page.until("document.querySelector('#reactions [data-kind=fire] .count').innerText === '2'")
         async with http.post("/v1/rooms/two/comments?user=cy", json={"x": "by post"}) as answer:
             assert answer.status == 201
         for page in (ann, bob):
@@ -494,6 +538,7 @@ async def test_two_readers_of_the_real_server(debugger: str, server: str) -> Non
             await late.go(f"{server}/?room=two&user=dee")
             await late.until("document.querySelector('.figures')?.innerText === '0 : 3'")
             await late.until("document.querySelectorAll('#comments li').length === 2")
+            await late.until("document.querySelector('#reactions [data-kind=fire] .count').innerText === '2'")
             assert late.troubles == []
         assert ann.troubles == bob.troubles == []
 

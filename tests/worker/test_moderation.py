@@ -8,23 +8,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from edge.auth import Tokens
 from tests.broker.nats_server import nats_server
 from tests.ingest.test_classifier_example import KEY as SERVICE_KEY
 from tests.ingest.test_classifier_example import Service
-from tests.raw import UPGRADE, Raw, Reply
+from tests.moderators import ask, say, server_at, token, told
+from tests.raw import UPGRADE, Raw
 from tests.server import ROOT, Server, no_complaints, until
-
-KEY = "k" * 32
-TOKENS = Tokens(KEY)
-
-
-def server_at(folder: Path, **environ: object) -> Server:
-    return Server(dev=False, auth_hs256_key=KEY, auth_anonymous_view=True, server_data=folder, **environ)
 
 
 @pytest.fixture(scope="module")
@@ -37,35 +29,6 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def server(strict: Server) -> Iterator[Server]:
     with no_complaints(strict):
         yield strict
-
-
-def token(user: str = "ann", *scopes: str, **claims: Any) -> str:
-    return TOKENS.mint(user, time.time() + 300, scopes=list(scopes or ("read", "comment")), **claims)
-
-
-def mod(user: str = "mo") -> str:
-    return token(user, "read", "comment", "moderate", "admin")
-
-
-def ask(server: Server, method: str, path: str, body: Any = None, who: str | None = None) -> Reply:
-    with Raw(server) as raw:
-        data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
-        raw.send(
-            f"{method} {path} HTTP/1.1\r\nHost: edge\r\nAuthorization: Bearer {who or mod()}\r\n"
-            f"Content-Length: {len(data)}\r\n\r\n"
-        )
-        raw.send(data)
-        return raw.reply()
-
-
-def say(server: Server, room: str, text: str, user: str = "ann", **claims: Any) -> Reply:
-    who = token(user, "read", "comment", **claims)
-    return ask(server, "POST", f"/v1/rooms/{room}/comments", {"x": text}, who)
-
-
-def told(reply: Reply) -> Any:
-    assert reply.status in (200, 201), reply
-    return json.loads(reply.body)
 
 
 def test_a_mode_holds_and_all_are_told(server: Server, room: str) -> None:

@@ -1,9 +1,10 @@
-# What moderators have set, as every worker knows it: modes, words, patterns, bans. It is kept by the broker, and
-# watched: a change holds on all boxes within a second. It owns this worker's copy. It must never let a bad value from
-# there stop a worker: such a one is told, and what held before goes on.
+# What moderators have set, as every worker knows it: modes, pins, words, patterns, bans; and the strikes of authors. It
+# is kept by the broker, and watched: a change holds on all boxes within a second. It owns this worker's copy. It must
+# never let a bad value from there stop a worker: such a one is told, and what held before goes on.
 import logging
 from collections.abc import Callable
 from hashlib import blake2b
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -17,9 +18,13 @@ from edge.ingest.pipeline import Rules as RoomRules
 from edge.ingest.words import NO_WORDS, Entry, WordList
 from edge.wire import EVERYWHERE
 
-log = logging.getLogger("edge.rules")
+log = logging.getLogger("edge.moderation")
 
 MODES, WORDS, PATTERNS, BANS, GONE = "modes.", "words.", "patterns.", "bans.", "gone."
+PINS, STRIKES = "pins.", "strikes."
+STRIKES_S = 7 * 24 * 3600.0
+"""For how long a removed comment counts against its author."""
+STRIKES_KEPT = 8  # of an author, the last
 NOTHING: frozenset[str] = frozenset()
 NO_PATTERNS = Patterns()
 
@@ -35,14 +40,40 @@ class Ban(Struct, frozen=True):
         return self.until is None or now < self.until
 
 
+class Strikes(Struct, frozen=True):
+    """When comments of theirs were removed."""
+
+    user: str
+    times: list[float]
+
+
 def rule_key(prefix: str, room: str) -> str:
     """With a last word, so that what is kept for one room can be asked for by itself."""
     return f"{prefix}{room}.set"
 
 
 def ban_key(room: str, user: str) -> str:
+    return f"{BANS}{room}.{hashed(user)}"
+
+
+def strike_key(user: str) -> str:
+    return rule_key(STRIKES, hashed(user))
+
+
+def hashed(name: str) -> str:
     """Names have any characters, and keys few."""
-    return f"{BANS}{room}.{blake2b(user.encode(), digest_size=16).hexdigest()}"
+    return blake2b(name.encode(), digest_size=16).hexdigest()
+
+
+def struck(before: bytes | None, user: str, now: float) -> bytes:
+    """With one strike more; those that are over are left out."""
+    times = [] if before is None else msgspec.json.decode(before, type=Strikes).times
+    lately = [then for then in times if then > now - STRIKES_S]
+    return msgspec.json.encode(Strikes(user, [*lately, now][-STRIKES_KEPT:]))
+
+
+def over(value: bytes, now: float) -> bool:
+    return all(then <= now - STRIKES_S for then in msgspec.json.decode(value, type=Strikes).times)
 
 
 class Rules:
@@ -63,10 +94,12 @@ class Rules:
         self._gone: dict[str, frozenset[str]] = {}  # by room: the last comments that were retracted
         self._rooms: dict[str, RoomRules] = {}
         self._bans: dict[str, Ban] = {}  # by key
+        self._pins: dict[str, dict[str, Any]] = {}
+        self._strikes: dict[str, list[float]] = {}  # by key
 
     async def start(self) -> None:
         """From the return on what is set holds here. Raises Unavailable; may be called again then."""
-        for prefix in (MODES, WORDS, PATTERNS, BANS, GONE):
+        for prefix in (MODES, WORDS, PATTERNS, BANS, GONE, PINS, STRIKES):
             await self._broker.unwatch(prefix)
             for kept in await self._broker.watch(prefix, self._changed):
                 self._changed(kept)
@@ -76,6 +109,13 @@ class Rules:
 
     def mode(self, room: str) -> Mode:
         return self._pipeline.mode(room)
+
+    def pin(self, room: str) -> dict[str, Any] | None:
+        return self._pins.get(room)
+
+    def strikes(self, user: str, now: float) -> int:
+        """Comments of theirs that were removed lately."""
+        return sum(then > now - STRIKES_S for then in self._strikes.get(strike_key(user), ()))
 
     def ban(self, room: str, user: str, now: float) -> Ban | None:
         """The one that holds for this user in this room, if any; one that hides goes before one that shows."""
@@ -93,6 +133,10 @@ class Rules:
                 self._ban(change.key, value)
             elif kind + "." == GONE:
                 self._go(rest.partition(".")[0], value)
+            elif kind + "." == PINS:
+                self._pin(rest.partition(".")[0], value)
+            elif kind + "." == STRIKES:
+                self._strike(change.key, value)
             else:
                 self._rule(kind + ".", rest.partition(".")[0], value)
         except (msgspec.DecodeError, msgspec.ValidationError, EdgeError) as bad:
@@ -102,8 +146,10 @@ class Rules:
         if value is None:
             self._bans.pop(key, None)
             return
-        ban = self._bans[key] = msgspec.json.decode(value, type=Ban)
-        self._banned(key.split(".")[1], ban)
+        ban = msgspec.json.decode(value, type=Ban)
+        if ban != self._bans.get(key):
+            self._bans[key] = ban
+            self._banned(key.split(".")[1], ban)
 
     def _go(self, room: str, value: bytes | None) -> None:
         ids = NOTHING if value is None else frozenset(msgspec.json.decode(value, type=list[str]))
@@ -111,6 +157,18 @@ class Rules:
         self._gone[room] = ids
         if fresh:
             self._retracted(room, fresh)
+
+    def _pin(self, room: str, value: bytes | None) -> None:
+        if value is None:
+            self._pins.pop(room, None)
+        else:
+            self._pins[room] = msgspec.json.decode(value, type=dict[str, Any])
+
+    def _strike(self, key: str, value: bytes | None) -> None:
+        if value is None:
+            self._strikes.pop(key, None)
+        else:
+            self._strikes[key] = msgspec.json.decode(value, type=Strikes).times
 
     def _rule(self, kind: str, room: str, value: bytes | None) -> None:
         if kind == WORDS and room == EVERYWHERE:

@@ -1,0 +1,63 @@
+# What moderation keeps with the broker: values under keys, in one place how that fails. It owns nothing. It must never
+# answer before the broker has.
+import secrets
+from collections.abc import Callable
+
+import msgspec
+
+from broker.base import Broker, BrokerError, Kept, Unsettled
+from edge.errors import EdgeError
+
+TRIES = 16
+SWEEP_EVERY = 64
+"""Of so many that are put into a bounded list, one looks whether old ones have to go."""
+
+
+class Cabinet:
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+
+    async def keep(self, key: str, value: bytes | None, revision: int | None = None) -> int:
+        """The new revision; 0 where the one that was expected is not there any more."""
+        try:
+            return await self.broker.keep(key, value, revision)
+        except Unsettled:
+            raise EdgeError("unavailable", "it is not known whether this was stored", retry_after=1) from None
+        except BrokerError:
+            raise EdgeError("unavailable", retry_after=1) from None
+        except ValueError as bad:
+            raise EdgeError("too_large", str(bad)) from None
+
+    async def all(self, prefix: str) -> list[Kept]:
+        try:
+            return await self.broker.kept(prefix)
+        except BrokerError:
+            raise EdgeError("unavailable", retry_after=1) from None
+
+    async def find(self, key: str) -> Kept | None:
+        prefix = key.rpartition(".")[0] + "."
+        return next((it for it in await self.all(prefix) if it.key == key), None)
+
+    async def change(self, key: str, change: Callable[[bytes | None], bytes | None]) -> None:
+        """Replaces what is under the key by what `change` makes of it, whoever else does so meanwhile; nothing is done
+        where that is the same."""
+        for _ in range(TRIES):
+            kept = await self.find(key)
+            before = None if kept is None else kept.value
+            after = change(before)
+            if after == before or await self.keep(key, after, 0 if kept is None else kept.revision):
+                return
+        raise EdgeError("unavailable", "many are changing this just now", retry_after=1)
+
+    async def add(self, prefix: str, now: float, line: object, most: int) -> None:
+        """One more line of a list whose keys are in the order of time; past `most` the oldest go."""
+        key = f"{prefix}{int(now * 1e9):016x}{secrets.token_hex(3)}"
+        await self.keep(key, msgspec.json.encode(line))
+        if secrets.randbelow(SWEEP_EVERY) == 0:
+            kept = await self.lines(prefix)
+            for old in kept[: max(0, len(kept) - most)]:
+                await self.keep(old.key, None)
+
+    async def lines(self, prefix: str) -> list[Kept]:
+        """Those of a list, the oldest first."""
+        return sorted(await self.all(prefix), key=lambda it: it.key)

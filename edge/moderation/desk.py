@@ -1,0 +1,118 @@
+# What moderators set: modes, pins, lists, bans. All of it is kept by the broker before it is answered. It owns nothing.
+# It must never act without a line in the trail.
+import json
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+import msgspec
+
+from edge import wire
+from edge.auth import Identity
+from edge.errors import EdgeError
+from edge.ingest import modes
+from edge.ingest.patterns import Pattern
+from edge.ingest.words import Entry
+from edge.moderation.cabinet import Cabinet
+from edge.moderation.retraction import Retraction
+from edge.moderation.rules import BANS, MODES, PATTERNS, PINS, WORDS, Ban, ban_key, patterns_of, rule_key, words_of
+from edge.moderation.trail import Trail
+
+BAN_MOST_S = 10 * 365 * 24 * 3600
+
+Announce = Callable[[str, dict[str, Any]], Awaitable[str]]
+"""Puts a state on a room's `must` lane, for all to see."""
+
+
+class _Ban(msgspec.Struct, forbid_unknown_fields=True):
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=BAN_MOST_S)] | None = None
+    shadow: bool = False
+
+
+class _Pin(msgspec.Struct, forbid_unknown_fields=True):
+    id: wire.Id
+
+
+class Desk:
+    def __init__(self, cabinet: Cabinet, trail: Trail, announce: Announce, retraction: Retraction) -> None:
+        self._cabinet = cabinet
+        self._trail = trail
+        self._announce = announce
+        self._retraction = retraction
+
+    async def set_mode(self, who: Identity, room: str, body: bytes, now: float) -> wire.Message:
+        mode = msgspec.to_builtins(modes.decode(body))
+        await self._cabinet.keep(rule_key(MODES, room), json.dumps(mode).encode())
+        await self._trail.note(who, room, now, "mode", mode)
+        await self._announce(room, {"mode": mode})
+        return {"mode": mode}
+
+    async def pin(self, who: Identity, room: str, body: bytes, now: float) -> wire.Message:
+        """A comment that the room's log shows, as it is there; in the place of the one before."""
+        id_ = decoded(body, _Pin, "bad_json").id
+        comment = await self._retraction.comment(room, id_)
+        if comment is None:
+            raise EdgeError("unknown_comment")
+        await self._cabinet.keep(rule_key(PINS, room), msgspec.json.encode(comment))
+        await self._trail.note(who, room, now, "pin", {"id": id_})
+        await self._announce(room, {"pin": comment})
+        return {"pin": comment}
+
+    async def unpin(self, who: Identity, room: str, now: float) -> wire.Message:
+        if await self._cabinet.find(rule_key(PINS, room)) is None:
+            raise EdgeError("not_found", "nothing is pinned here")
+        await self._cabinet.keep(rule_key(PINS, room), None)
+        await self._trail.note(who, room, now, "unpin", {})
+        await self._announce(room, {"pin": None})
+        return {"pin": None}
+
+    async def lists(self, kind: str, room: str) -> wire.Message:
+        kept = await self._cabinet.find(rule_key(f"{kind}.", room))
+        return {kind: [] if kept is None else json.loads(kept.value)}
+
+    async def set_words(self, who: Identity, room: str, body: bytes, now: float) -> wire.Message:
+        return await self._set_list(who, room, "words", WORDS, decoded(body, list[Entry], "bad_words"), words_of, now)
+
+    async def set_patterns(self, who: Identity, room: str, body: bytes, now: float) -> wire.Message:
+        found = decoded(body, list[Pattern], "bad_pattern")
+        return await self._set_list(who, room, "patterns", PATTERNS, found, patterns_of, now)
+
+    async def _set_list(
+        self, who: Identity, room: str, name: str, prefix: str, entries: Any, check: Callable[[bytes], Any], now: float
+    ) -> wire.Message:
+        value = msgspec.json.encode(entries)
+        check(value)  # raises what is wrong with it, by name
+        await self._cabinet.keep(rule_key(prefix, room), value if entries else None)
+        await self._trail.note(who, room, now, name, {"entries": len(entries)})
+        return {name: msgspec.to_builtins(entries)}
+
+    async def ban(self, who: Identity, room: str, user: str, body: bytes, now: float) -> wire.Message:
+        asked = decoded(body or b"{}", _Ban, "bad_json")
+        ban = Ban(user, None if asked.seconds is None else now + asked.seconds, asked.shadow)
+        told = msgspec.to_builtins(ban)
+        await self._cabinet.keep(ban_key(room, user), msgspec.json.encode(ban))
+        if not ban.shadow and ban.until is None and room != wire.EVERYWHERE:
+            await self._retraction.go(room, await self._retraction.said_by(room, user))
+        await self._trail.note(who, room, now, "ban", told)
+        return dict(told)
+
+    async def bans(self, room: str, now: float) -> wire.Message:
+        found = [msgspec.json.decode(it.value, type=Ban) for it in await self._cabinet.all(f"{BANS}{room}.")]
+        return {"bans": [msgspec.to_builtins(ban) for ban in found if ban.holds(now)]}
+
+    async def unban(self, who: Identity, room: str, user: str, now: float) -> wire.Message:
+        key = ban_key(room, user)
+        if await self._cabinet.find(key) is None:
+            raise EdgeError("not_found", "this user is not banned here")
+        await self._cabinet.keep(key, None)
+        await self._trail.note(who, room, now, "unban", {"user": user})
+        return {"user": user}
+
+
+def decoded(body: bytes, kind: Any, problem: str) -> Any:
+    """The body of a moderator's request, or what is wrong with it: `problem` where it is JSON, but not that."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as bad:
+        raise EdgeError(problem, str(bad)) from None
+    except (ValueError, RecursionError) as bad:
+        raise EdgeError("bad_json", wire.malformed(bad)) from None

@@ -1,0 +1,180 @@
+# What is decided about single comments: those that wait to be shown, and those that are shown and should be looked at.
+# A moderator's decisions are kept as examples that a classifier can learn from, and count against who wrote what was
+# removed. It owns the count of what waits, by watching. It must never tell an author that a comment waits before it is
+# kept.
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from broker.base import BrokerError, Gone, Kept, Unsettled
+from edge import wire
+from edge.auth import Identity
+from edge.errors import EdgeError
+from edge.moderation.cabinet import SWEEP_EVERY, Cabinet
+from edge.moderation.retraction import Retraction
+from edge.moderation.rules import STRIKES, over, strike_key, struck
+from edge.moderation.trail import Trail
+
+PENDING, VERDICTS = "pending.", "verdicts."
+MOST = 10_000
+"""Comments of a room that wait: past it the next one is refused, or goes unmarked where it is shown already."""
+MOST_VERDICTS = 10_000
+
+Publish = Callable[[str, wire.Message], Awaitable[str]]
+"""Offers a comment; what became of it."""
+Tell = Callable[[str, str, wire.Message], Awaitable[None]]
+"""Says something about a room to all sockets of one user in it, on every box."""
+
+
+class Waiting(msgspec.Struct):
+    """A comment that is, or may come, into the queue; `kept` where it is there. `reasons` are for moderators alone.
+    With `shown`, everybody has it already."""
+
+    room: str
+    user: str
+    reasons: tuple[str, ...]
+    comment: dict[str, Any]
+    shown: bool = False
+    score: float | None = None
+    kept: bool = False
+
+
+class Review:
+    def __init__(self, cabinet: Cabinet, trail: Trail, retraction: Retraction, publish: Publish, tell: Tell) -> None:
+        self._cabinet = cabinet
+        self._trail = trail
+        self._retraction = retraction
+        self._publish = publish
+        self._tell = tell
+        self._waiting: dict[str, set[str]] = {}  # the keys of each room's queue, so that it can be bounded
+        self.unmarked = 0
+
+    async def start(self) -> None:
+        """Raises Unavailable; may be called again then."""
+        broker = self._cabinet.broker
+        await broker.unwatch(PENDING)
+        self._waiting.clear()
+        for kept in await broker.watch(PENDING, self._changed):
+            self._changed(kept)
+
+    def _changed(self, change: Kept | Gone) -> None:
+        room = change.key.split(".")[1]
+        if isinstance(change, Kept):
+            self._waiting.setdefault(room, set()).add(change.key)
+        elif (keys := self._waiting.get(room)) is not None:
+            keys.discard(change.key)
+            if not keys:
+                del self._waiting[room]
+
+    async def hold(self, waiting: Waiting) -> str:
+        """Keeps a comment for a moderator; what its author is told."""
+        if len(self._waiting.get(waiting.room, ())) >= MOST:
+            return "rejected"
+        key = _key(waiting.room, waiting.comment["id"])
+        waiting.kept = True
+        try:
+            await self._cabinet.broker.keep(key, msgspec.json.encode(waiting), None)
+        except Unsettled:
+            return "unknown"
+        except (BrokerError, ValueError):
+            waiting.kept = False
+            return "rejected"
+        return "pending"
+
+    async def mark(self, waiting: Waiting) -> None:
+        """For one that nobody waits for an answer about: it is shown, or its author knows that it waits."""
+        if await self.hold(waiting) != "pending":
+            self.unmarked += 1
+
+    async def queue(self, room: str, limit: int) -> wire.Message:
+        kept = await self._cabinet.all(f"{PENDING}{room}.")
+        found = [msgspec.json.decode(it.value, type=Waiting) for it in sorted(kept, key=lambda it: it.revision)]
+        return {"waiting": len(found), "comments": [_told(it) for it in found[:limit]]}
+
+    async def decide(self, who: Identity, room: str, id_: str, approve: bool, now: float) -> wire.Message:
+        kept = None
+        if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", id_):
+            kept = await self._cabinet.find(_key(room, id_))
+        if kept is None:
+            raise EdgeError("not_found", "this comment does not wait")
+        waiting = msgspec.json.decode(kept.value, type=Waiting)
+        status = await self.settle(waiting, approve)
+        await self._trail.note(who, room, now, "approve" if approve else "reject", {"id": id_, "user": waiting.user})
+        await self._record(who, waiting, now, approve)
+        return {"id": id_, "status": status}
+
+    def waits(self, room: str, id_: str) -> bool:
+        return _key(room, id_) in self._waiting.get(room, ())
+
+    async def settle(self, waiting: Waiting, approve: bool) -> str:
+        """What has been decided is done, whoever has decided it, and its author told; the status."""
+        room, id_ = waiting.room, waiting.comment["id"]
+        status, error = "published", None
+        if approve and not waiting.shown:
+            status = await self._publish(room, waiting.comment)
+            if status != "published":  # it stays in the queue: offered twice it is one comment all the same
+                raise EdgeError("unavailable", "it could not be published just now", retry_after=1)
+        elif not approve:
+            status, error = "rejected", EdgeError("moderated")
+            if waiting.shown:
+                await self._retraction.go(room, [id_])
+        await self._unkeep(waiting)
+        if not (approve and waiting.shown):  # then its author has been told already
+            await self._tell(room, waiting.user, wire.ack(None, id_, status, error))
+        return status
+
+    async def hide(self, waiting: Waiting) -> None:
+        """Its author is to believe that it is shown. From those who have it already it goes, its author among them."""
+        room, id_ = waiting.room, waiting.comment["id"]
+        if waiting.shown:
+            await self._retraction.go(room, [id_])
+        await self._unkeep(waiting)
+        if not waiting.shown:
+            await self._tell(room, waiting.user, wire.ack(None, id_, "published"))
+
+    async def _unkeep(self, waiting: Waiting) -> None:
+        if waiting.kept:
+            await self._cabinet.keep(_key(waiting.room, waiting.comment["id"]), None)
+            waiting.kept = False
+
+    async def delete(self, who: Identity, room: str, id_: str, now: float) -> wire.Message:
+        """By a moderator of the room, or by its author, as far as the log still shows who that was."""
+        comment = await self._retraction.comment(room, id_)
+        own = comment is not None and comment["u"]["id"] == who.user
+        if "moderate" not in who.scopes and not own:
+            raise EdgeError("forbidden", "this is not a comment of yours that can still be deleted")
+        await self._retraction.go(room, [id_])
+        await self._trail.note(who, room, now, "delete", {"id": id_})
+        if comment is not None and not own:
+            await self._record(who, Waiting(room, comment["u"]["id"], (), comment), now, False)
+        return {"id": id_}
+
+    async def verdicts(self, room: str) -> bytes:
+        """What moderators have decided here: NDJSON, the oldest first."""
+        return b"".join(it.value + b"\n" for it in await self._cabinet.lines(f"{VERDICTS}{room}."))
+
+    async def _record(self, who: Identity, it: Waiting, now: float, good: bool) -> None:
+        line = {"ts": int(now * 1000), "room": it.room, "id": it.comment["id"], "user": it.user, "x": it.comment["x"]}
+        line |= {"label": "good" if good else "bad", "by": who.user, "reasons": it.reasons, "score": it.score}
+        await self._cabinet.add(f"{VERDICTS}{it.room}.", now, line, MOST_VERDICTS)
+        if not good:
+            await self.strike(it.user, now)
+
+    async def strike(self, user: str, now: float) -> None:
+        """One of their comments has been removed."""
+        await self._cabinet.change(strike_key(user), lambda before: struck(before, user, now))
+        if secrets.randbelow(SWEEP_EVERY) == 0:
+            for old in [it for it in await self._cabinet.all(STRIKES) if over(it.value, now)]:
+                await self._cabinet.keep(old.key, None)
+
+
+def _told(it: Waiting) -> wire.Message:
+    found = {"comment": it.comment, "user": it.user, "reasons": list(it.reasons), "shown": it.shown}
+    return found if it.score is None else {**found, "score": it.score}
+
+
+def _key(room: str, id_: str) -> str:
+    return f"{PENDING}{room}.{id_}.c"

@@ -1,0 +1,121 @@
+# Comments that somebody has paid for: the site's backend posts them, with a key by which the same payment is known when
+# it is posted again, be it a day later and through another box. It owns nothing: the keys are kept by the broker. It
+# must never let one payment make two comments, nor answer for one that is not stored.
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from hashlib import blake2b
+
+import msgspec
+
+from broker.base import Broker, BrokerError, Unsettled
+from edge import wire
+from edge.auth import Identity, spoken_for
+from edge.errors import EdgeError
+
+PAID = "paid."
+KEPT_S = 24 * 3600.0
+SWEEP_EVERY = 64
+KEY_CHARS = 255
+UNDER_WAY = ""
+
+SURE_S = 45.0
+"""For so long the owner of a room knows a comment again that is offered twice."""
+
+Shown = Callable[[str, str], Awaitable[object]]
+"""The comment with this id, as the room's log shows it; or None."""
+Say = Callable[[Identity, str, wire.CommentBody, str], Awaitable[wire.Message]]
+"""Takes a comment with its id into a room; its ack."""
+
+
+class _Payment(msgspec.Struct):
+    """`status` is empty while it is not known what became of the comment."""
+
+    id: str
+    at: float
+    body: str
+    status: str = UNDER_WAY
+
+
+class Paid:
+    def __init__(self, broker: Broker, say: Say, shown: Shown) -> None:
+        self._broker = broker
+        self._say = say
+        self._shown = shown
+
+    async def comment(self, payer: Identity, room: str, body: wire.CommentBody, key: str | None) -> wire.Message:
+        """Its ack, the same one for the same key."""
+        payer.check("paid", room)
+        key = key or body.ref
+        if key is None:
+            raise EdgeError("bad_request", "a paid comment needs an Idempotency-Key, or a ref")
+        if len(key) > KEY_CHARS or not key.isascii() or not key.isprintable():
+            raise EdgeError("bad_request", f"Idempotency-Key: 1 to {KEY_CHARS} printable characters of ASCII")
+        assert body.paid is not None
+        author = payer if body.u is None else spoken_for(body.u)
+        author = msgspec.structs.replace(author, tier=body.paid.tier)
+        place = f"{PAID}{room}.{_hashed(f'{len(payer.user)} {payer.user} {key}')}"
+        now = time.time()
+        made = wire.comment_id(author.user, f"paid {payer.user} {key}")
+        payment = _Payment(made, now, _hashed(msgspec.json.encode(body).decode()))
+        known = await self._known(place)
+        if known is None and await self._keep(place, payment, 0):
+            known = payment
+        known = known or await self._known(place) or payment
+        if known.body != payment.body:
+            raise EdgeError("key_reused")
+        if known.status == UNDER_WAY:
+            if known.at < now - SURE_S and await self._shown(room, known.id) is not None:
+                known.status = "published"
+            else:
+                known.status = await self._said(author, room, body, known.id, place)
+            await self._keep(place, known, None)
+            await self._sweep(room, now)
+        return wire.ack(None, known.id, known.status)
+
+    async def _said(self, author: Identity, room: str, body: wire.CommentBody, made: str, place: str) -> str:
+        try:
+            ack = await self._say(author, room, body, made)
+        except EdgeError as refused:
+            if refused.name not in ("unavailable", "overloaded"):
+                await self._forget(place)  # what is refused for good may be paid for anew, in other words
+            raise
+        if ack["status"] not in ("published", "pending"):
+            raise EdgeError("unavailable", "send it again, with the same key", retry_after=1)
+        return str(ack["status"])
+
+    async def _known(self, place: str) -> _Payment | None:
+        try:
+            kept = await self._broker.kept(f"{place}.")
+        except BrokerError:
+            raise EdgeError("unavailable", retry_after=1) from None
+        return msgspec.json.decode(kept[0].value, type=_Payment) if kept else None
+
+    async def _keep(self, place: str, payment: _Payment, revision: int | None) -> int:
+        try:
+            return await self._broker.keep(f"{place}.set", msgspec.json.encode(payment), revision)
+        except Unsettled:
+            raise EdgeError("unavailable", "send it again, with the same key", retry_after=1) from None
+        except BrokerError:
+            raise EdgeError("unavailable", retry_after=1) from None
+
+    async def _forget(self, place: str) -> None:
+        try:
+            await self._broker.keep(f"{place}.set", None, None)
+        except BrokerError:
+            raise EdgeError("unavailable", "send it again, with the same key", retry_after=1) from None
+
+    async def _sweep(self, room: str, now: float) -> None:
+        """Now and then: what nobody posts again is forgotten."""
+        if secrets.randbelow(SWEEP_EVERY):
+            return
+        try:
+            for kept in await self._broker.kept(f"{PAID}{room}."):
+                if msgspec.json.decode(kept.value, type=_Payment).at < now - KEPT_S:
+                    await self._broker.keep(kept.key, None, None)
+        except BrokerError:
+            return  # the next one sweeps
+
+
+def _hashed(text: str) -> str:
+    return blake2b(text.encode(), digest_size=16).hexdigest()

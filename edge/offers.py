@@ -1,6 +1,7 @@
 # A comment's way to its room's owner: what is said at this worker goes to the broker by shard, together with whatever
 # else has come meanwhile. It owns the comments that wait, and who is to be told. It must never offer anything twice,
 # nor tell an author more than the broker has said.
+import asyncio
 import logging
 import time
 from collections import deque
@@ -107,3 +108,10 @@ def ack(ref: str | None, made: str, status: str | EdgeError) -> wire.Message:
     if isinstance(status, EdgeError):
         return wire.ack(ref, None, "rejected", status)
     return wire.ack(ref, made, status)
+
+
+async def outcome(say: Callable[[Done], None]) -> str | EdgeError:
+    """What became of a comment, for one who may have gone by then."""
+    told: asyncio.Future[str | EdgeError] = asyncio.get_running_loop().create_future()
+    say(lambda status: None if told.done() else told.set_result(status))
+    return await told

@@ -45,9 +45,29 @@ MAY_IMPORT: dict[str, set[str]] = {
     "edge.known": LEAVES | {"edge.ingest", "broker.base"},
     "edge.paid": LEAVES | {"edge.auth", "broker.base"},
     "edge.speech": LEAVES | {"edge.auth", "edge.ingest", "edge.known", "edge.moderation", "edge.offers"},
+    "edge.admission": LEAVES
+    | {"edge.auth", "edge.ingest", "edge.moderation", "edge.ops", "edge.trouble", "edge.watch", "edge._fast"},
+    "edge.hands": LEAVES
+    | {"edge.moderation", "edge.offers", "edge.owner", "edge.scores", "edge.speech", "edge.watch", "broker.base"},
+    "edge.service": LEAVES
+    | {
+        "edge.admission",
+        "edge.auth",
+        "edge.moderation",
+        "edge.offers",
+        "edge.outside",
+        "edge.paid",
+        "edge.reactions",
+        "edge.scores",
+        "edge.speech",
+        "edge.watch",
+        "broker.base",
+    },
     "edge.watch": LEAVES | {"edge.auth", "edge.rooms", "edge.scores", "broker.base"},
     "edge.worker": LEAVES
     | {
+        "edge.admission",
+        "edge.hands",
         "edge.known",
         "edge.moderation",
         "edge.offers",
@@ -59,6 +79,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "edge.rates",
         "edge.reports",
         "edge.scores",
+        "edge.service",
         "edge.speech",
         "edge.trouble",
         "edge.watch",

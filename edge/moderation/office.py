@@ -1,6 +1,6 @@
 # The parts of moderation, put together for one worker. It owns them, and knows what the worker does for them.
-from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from broker.base import Broker
 from edge import wire
@@ -16,18 +16,36 @@ from edge.moderation.rules import Ban, Rules
 from edge.moderation.trail import Trail
 
 
-class Hands(NamedTuple):
-    """What the worker does: a state for all in a room, the word that comments are gone, a comment for its owner,
-    something for one user's sockets everywhere, something for one socket here, a task."""
+class Hands(Protocol):
+    """What the worker does for moderation."""
 
-    announce: Callable[[str, dict[str, Any]], Awaitable[str]]
-    retract: Callable[[str, list[str]], Awaitable[str]]
-    publish: Callable[[str, wire.Message], Awaitable[str]]
-    tell: Callable[[str, str, wire.Message], Awaitable[None]]
-    reply: Callable[[int, wire.Message], bool]
-    spawn: Callable[[Any], Any]
-    banned: Callable[[str, Ban], None]
-    retracted: Callable[[str, frozenset[str]], None]
+    def spawn(self, coroutine: Any, /) -> Any:
+        """Starts a task."""
+
+    async def announce(self, room: str, fields: dict[str, Any]) -> str:
+        """A state on the room's `must` lane, for all to see."""
+        ...
+
+    async def retract(self, room: str, ids: list[str]) -> str:
+        """And the word that comments are gone."""
+        ...
+
+    async def publish(self, room: str, comment: wire.Message) -> str:
+        """Offers a comment; what became of it."""
+        ...
+
+    async def tell(self, room: str, user: str, message: wire.Message) -> None:
+        """Says something to all sockets of one user in the room, on every box."""
+
+    def reply(self, id_: int, message: wire.Message) -> bool:
+        """Says something on one socket here; False where that has gone."""
+        ...
+
+    def banned(self, room: str, ban: Ban) -> None:
+        """This ban holds from now on, in the room or EVERYWHERE."""
+
+    def retracted(self, room: str, ids: frozenset[str]) -> None:
+        """These are not shown any more."""
 
 
 class Office:

@@ -194,6 +194,15 @@ class Answers(Protocol):
         ...
 
 
+@runtime_checkable
+class OffersAtOnce(Protocol):
+    """What a broker can do besides that has its offers in this process: take one without a wait."""
+
+    def offer_now(self, shard: int, items: Sequence[bytes]) -> None:
+        """As `offer`, and STORED on the return."""
+        ...
+
+
 class Broker(Protocol):
     """What joins workers: the logs of rooms on their way out, offers on their way in, and who writes which room.
 

@@ -91,9 +91,12 @@ class MemoryBroker:
         self._check()
         return self.store.after(room, lane, after)
 
-    async def offer(self, shard: int, items: Sequence[bytes]) -> Kind:
+    def offer_now(self, shard: int, items: Sequence[bytes]) -> None:
         self._check()
         self.store.offers.offer(shard, items)
+
+    async def offer(self, shard: int, items: Sequence[bytes]) -> Kind:
+        self.offer_now(shard, items)
         return Kind.STORED
 
     async def consume(self, shard: int, after: int, taker: Taker) -> None:

@@ -57,13 +57,14 @@ _decode = msgspec.msgpack.Decoder(_Batch).decode
 
 
 class _Room:
-    __slots__ = ("comments", "people", "reading", "upto")
+    __slots__ = ("comments", "next", "people", "reading", "upto")
 
     def __init__(self) -> None:
         self.comments: Recent[str, bool] = Recent(COMMENTS)
         self.people: Recent[str, str] = Recent(PEOPLE)  # by name and by id, in small letters: the id
         self.upto = 0  # the last batch that was read
-        self.reading: asyncio.Future[None] | None = None
+        self.reading: asyncio.Future[bool] | None = None  # how it has gone
+        self.next: asyncio.Future[bool] | None = None
 
     def take(self, seq: int, data: bytes) -> None:
         self.upto = seq
@@ -153,13 +154,25 @@ class Known:
         return None if it is None else it.people.get(name.casefold())
 
     async def _read(self, room: str) -> _Room:
-        """The room up to where its log is now. Who asks meanwhile gets the next reading."""
+        """The room up to where its log is now. Who asks meanwhile shares the next reading."""
         it = self._rooms.get(room) or _Room()
         self._rooms.put(room, it)
-        while it.reading is not None:
-            await asyncio.wait([it.reading])
-        it.reading = asyncio.get_running_loop().create_future()
+        if it.next is not None:
+            mine = it.next
+            await asyncio.wait([mine])
+        else:
+            mine = it.next = asyncio.get_running_loop().create_future()
+            await self._read_next(room, it, mine)
+        if not mine.result():
+            raise EdgeError("unavailable", retry_after=1)
+        return it
+
+    async def _read_next(self, room: str, it: _Room, mine: asyncio.Future[bool]) -> None:
+        well = False
         try:
+            while it.reading is not None:
+                await asyncio.wait([it.reading])
+            it.reading, it.next = mine, None
             entries = await self._broker.tail(room, CHAT, it.upto, READ_BYTES)
             if not entries and it.upto > await self._broker.head(room, CHAT):  # its numbers began anew
                 it.upto = 0
@@ -167,12 +180,15 @@ class Known:
             for seq, data in entries:
                 if seq > it.upto:
                     it.take(seq, data)
+            well = True
         except BrokerError:
-            raise EdgeError("unavailable", retry_after=1) from None
+            pass
         finally:
-            it.reading.set_result(None)
-            it.reading = None
-        return it
+            mine.set_result(well)
+            if it.reading is mine:
+                it.reading = None
+            if it.next is mine:
+                it.next = None
 
     # Who is where, among workers.
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from broker.base import OFFER_BYTES, OFFER_ITEMS, Broker, BrokerError, Kind
+from broker.base import OFFER_BYTES, OFFER_ITEMS, Broker, BrokerError, Kind, OffersAtOnce
 from edge import wire
 from edge.errors import EdgeError
 
@@ -31,12 +31,15 @@ class _Queue:
 
 
 class Offers:
-    """One offer a shard is under way at a time, which keeps an author's comments in order. `spawn` starts a task."""
+    """One offer a shard is under way at a time, which keeps an author's comments in order. `spawn` starts a task; where
+    the broker takes offers at once, none is needed: a task for each cost as much as all the rest here."""
 
     def __init__(self, broker: Broker, spawn: Callable[[Any], Any]) -> None:
         self._broker = broker
         self._spawn = spawn
+        self._at_once = broker if isinstance(broker, OffersAtOnce) else None
         self._queues: dict[int, _Queue] = {}
+        self._due = False  # all queues are offered in this turn of the loop
         self.taken = 0
         self.refused = 0  # comments that are certainly nowhere, because there were too many or the broker could not
         self.unknown = 0
@@ -57,9 +60,28 @@ class Offers:
             raise EdgeError("overloaded", retry_after=2)
         self.taken += 1
         queue.items.append((wire.item(room, comment, paid), done))
-        if not queue.under_way:
+        if self._at_once is not None:
+            if not self._due:
+                self._due = True
+                asyncio.get_running_loop().call_soon(self._offer_all, self._at_once)
+        elif not queue.under_way:
             queue.under_way = True
             self._spawn(self._send(shard, queue))
+
+    def _offer_all(self, broker: OffersAtOnce) -> None:
+        self._due = False
+        queues, self._queues = self._queues, {}
+        for shard, queue in queues.items():
+            while queue.items:
+                taken = _first(queue.items)
+                status = "published"
+                try:
+                    broker.offer_now(shard, [item for item, _ in taken])
+                except (BrokerError, ValueError) as error:
+                    self._refused(shard, len(taken), error)
+                    status = "rejected"
+                for _, done in taken:
+                    done(status)
 
     async def _send(self, shard: int, queue: _Queue) -> None:
         try:
@@ -77,9 +99,7 @@ class Offers:
         try:
             kind = await self._broker.offer(shard, items)
         except (BrokerError, ValueError) as error:
-            log.warning("shard %d: %d comments are not taken: %s", shard, len(items), error)
-            self.refused += len(items)
-            self._failed = time.monotonic()
+            self._refused(shard, len(items), error)
             return "rejected"
         if kind is Kind.STORED:
             self._failed = float("-inf")
@@ -87,6 +107,11 @@ class Offers:
         self.unknown += len(items)
         self._failed = time.monotonic()
         return "unknown"
+
+    def _refused(self, shard: int, count: int, error: Exception) -> None:
+        log.warning("shard %d: %d comments are not taken: %s", shard, count, error)
+        self.refused += count
+        self._failed = time.monotonic()
 
 
 def _first(items: deque[tuple[bytes, Done]]) -> list[tuple[bytes, Done]]:

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import zstandard
@@ -17,8 +17,8 @@ from edge.offers import Done, ack
 
 log = logging.getLogger("edge.ops")
 
-Offer = Callable[[int, Identity, str, wire.CommentBody, str, Done], None]
-"""Takes a comment with an id into a room; what became of it is told later."""
+Offer = Callable[[Identity, str, wire.CommentBody, str, bytes, Done], None]
+"""Takes a comment with an id into a room, from an address; what became of it is told later."""
 React = Callable[[Identity, str, str], None]
 """Takes a reaction of that kind in a room."""
 
@@ -31,12 +31,24 @@ class Sockets(Protocol):
     def visible(self, id_: int, on: bool, /) -> bool: ...
     def room_of(self, id_: int, /) -> bytes | None: ...
     def claims(self, id_: int, /) -> bytes | None: ...
+    def address(self, id_: int, /) -> bytes | None: ...
     def hold(self, id_: int, on: bool, /) -> None: ...
     def renew(self, id_: int, claims: bytes, expires: int, /) -> bool: ...
 
 
 UNDER_WAY = 128
 """Comments of one socket whose fate is open. With more, it is not read until half of them have their acks."""
+
+
+SPEAKERS = 4096
+"""Sockets of which it is remembered who is on them. Past it all are looked up anew: 2 us each, and a system call."""
+
+
+class _Speaker(NamedTuple):
+    claims: bytes
+    identity: Identity
+    room: str
+    address: bytes
 
 
 class Ops:
@@ -60,6 +72,7 @@ class Ops:
         self._react = react
         self._soon = soon  # there is something to write: a turn is wanted
         self._unzstd = zstandard.ZstdDecompressor()
+        self._speakers: dict[int, _Speaker] = {}
         self._under_way: dict[int, int] = {}  # only of sockets that have some
         self._proving: dict[int, int] = {}  # fresh tokens that wait for their turn, only of sockets that have some
 
@@ -101,7 +114,8 @@ class Ops:
         elif isinstance(op, wire.Auth):
             self._auth(id_, op)
         else:
-            self._react(*self._speaker(id_, "react"), op.k)
+            _, identity, room, _ = self._speaker(id_, "react")
+            self._react(identity, room, op.k)
 
     def _comment(self, id_: int, op: wire.Comment) -> None:
         made = ""  # its id
@@ -112,30 +126,37 @@ class Ops:
             self._soon()
 
         try:
-            identity, room = self._speaker(id_, "comment")
+            _, identity, room, address = self._speaker(id_, "comment")
             if op.paid is not None or op.u is not None:
                 raise EdgeError("forbidden", "a comment that is paid for is posted by the site")
             made = wire.comment_id(identity.user, op.ref)
             self._begun(id_)
             try:
-                self._offer(id_, identity, room, op, made, done)
+                self._offer(identity, room, op, made, address, done)
             except EdgeError:
                 self._settled(id_)
                 raise
         except EdgeError as error:
             self._sockets.reply(id_, wire.ack(op.ref, None, "rejected", error))
 
-    def _speaker(self, id_: int, what: str) -> tuple[Identity, str]:
+    def _speaker(self, id_: int, what: str) -> _Speaker:
         """Who is on the socket, if they may speak, and in which room."""
-        room = self._sockets.room_of(id_)
         claims = self._sockets.claims(id_)
-        if claims is None or room is None:
-            raise EdgeError("unauthorized", f"to {what}, connect with a token")
-        identity = msgspec.msgpack.decode(claims, type=Identity)
+        speaker = self._speakers.get(id_)
+        if speaker is None or speaker.claims != claims:
+            room = self._sockets.room_of(id_)
+            if claims is None or room is None:
+                raise EdgeError("unauthorized", f"to {what}, connect with a token")
+            identity = msgspec.msgpack.decode(claims, type=Identity)
+            speaker = _Speaker(claims, identity, room.decode(), self._sockets.address(id_) or b"")
+            if len(self._speakers) >= SPEAKERS:
+                self._speakers.clear()
+            self._speakers[id_] = speaker
+        identity = speaker.identity
         if identity.exp is not None and time.time() >= identity.exp + LEEWAY_S:
             raise EdgeError("unauthorized", "the token has ended")
-        identity.check("comment", room.decode())
-        return identity, room.decode()
+        identity.check("comment", speaker.room)
+        return speaker
 
     def _begun(self, id_: int) -> None:
         count = self._under_way[id_] = self._under_way.get(id_, 0) + 1

@@ -18,6 +18,8 @@ KEPT_S = 24 * 3600.0
 SWEEP_EVERY = 64
 KEY_CHARS = 255
 UNDER_WAY = ""
+MAY_PASS = frozenset({"unavailable", "overloaded", "internal"})
+"""Refusals that say nothing of the comment: it may be stored, or be taken the next time."""
 
 SURE_S = 45.0
 """For so long the owner of a room knows a comment again that is offered twice."""
@@ -77,12 +79,19 @@ class Paid:
         try:
             ack = await self._say(author, room, body, made)
         except EdgeError as refused:
-            if refused.name not in ("unavailable", "overloaded"):
-                await self._forget(place)  # what is refused for good may be paid for anew, in other words
+            await self._refused(refused, place)
             raise
         if ack["status"] not in ("published", "pending"):
+            error = EdgeError(ack.get("error", "unavailable"), ack.get("message"), retry_after=ack.get("retry_after"))
+            await self._refused(error, place)
             raise EdgeError("unavailable", "send it again, with the same key", retry_after=1)
         return str(ack["status"])
+
+    async def _refused(self, error: EdgeError, place: str) -> None:
+        """What is refused for good may be paid for anew, in other words."""
+        if error.name not in MAY_PASS:
+            await self._forget(place)
+            raise error
 
     async def _known(self, place: str) -> _Payment | None:
         try:

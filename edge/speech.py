@@ -103,13 +103,15 @@ class Speech:
             raise EdgeError("banned", retry_after=wait_s)
         # In dev mode everybody has every scope, and is measured like anybody all the same: their tokens never end.
         moderates = "moderate" in identity.scopes and identity.exp is not None
-        verdict = self._known_verdict((room, made), body) or self._judge(identity, moderates, room, body, address)
+        known = self._known_verdict((room, made), body)
+        verdict = known or self._judge(identity, moderates, room, body, address)
         if verdict.kind is Kind.REJECTED:
             self.rejected += 1
             assert verdict.refusal is not None
             raise verdict.refusal.error()
-        self._judged.put((room, made), _Judged(body.x, body.re, time.monotonic(), verdict))
-        if ban is not None:
+        if known is None:  # or who sends it again and again would be measured once for good
+            self._judged.put((room, made), _Judged(body.x, body.re, time.monotonic(), verdict))
+        if ban is not None or made in self._rules.gone(room):
             verdict = SHADOW
         if verdict.kind is Kind.SHADOW:
             self.shadowed += 1
@@ -119,7 +121,12 @@ class Speech:
         if body.paid is not None and body.paid.pin_seconds:
             comment["pin_until"] = comment["ts"] + body.paid.pin_seconds * 1000
         looked_at = self._look is not None and not moderates
-        self._resolve(_Said(room, identity.user, body, mentions(body.x), comment, verdict, looked_at, done))
+        names = mentions(body.x)
+        plain = verdict is PUBLISH and not looked_at and body.re is None and not names
+        if plain and (not self._behind or (room, identity.user) not in self._behind):  # as most are
+            self._offers.take(room, comment, done, body.paid is not None)
+        else:
+            self._resolve(_Said(room, identity.user, body, names, comment, verdict, looked_at, done))
 
     def decided(self, room: str, made: str, published: bool) -> None:
         """A comment that waited does so no more, whoever has decided it and wherever: so a retry is not put to anybody

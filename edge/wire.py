@@ -6,7 +6,6 @@ import math
 import os
 import re
 import unicodedata
-from base64 import b32encode
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Annotated, Any
@@ -222,10 +221,16 @@ def comment_id(author: str, ref: str | None) -> str:
     else:
         # The author's length keeps ("ab", "c") apart from ("a", "bc").
         name = author.encode()
-        raw = blake2b(
-            len(name).to_bytes(4, "big") + name + ref.encode(), digest_size=10, person=b"edge.comment"
-        ).digest()
-    return b32encode(raw).decode().lower()
+        named = _NAMED.copy()
+        named.update(len(name).to_bytes(4, "big") + name + ref.encode())
+        raw = named.digest()
+    bits = int.from_bytes(raw, "big")
+    return "".join([_PAIRS[bits >> shift & 1023] for shift in range(70, -1, -10)])
+
+
+_NAMED = blake2b(digest_size=10, person=b"edge.comment")  # a copy of it costs less than a new one
+_LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
+_PAIRS = [one + other for one in _LETTERS for other in _LETTERS]  # base32, two letters at a time
 
 
 # What travels between workers.
@@ -274,7 +279,9 @@ def comment(
     pin_until: int | None = None,
 ) -> Message:
     """One entry of a batch's `m`. `user` is {"id", "name", "role"?, "badges"?}."""
-    made: Message = {"id": id_, "u": dict(user), "x": text, "ts": ts}
+    made: Message = {"id": id_, "u": user, "x": text, "ts": ts}
+    if re is None and not at and tier is None and pin_until is None:
+        return made
     return _with(made, re=re, at=list(at) or None, tier=tier, pin_until=pin_until)
 
 
@@ -307,6 +314,8 @@ def state(seq: int, ts: int, fields: Mapping[str, Any]) -> Message:
 
 def ack(ref: str | None, id_: str | None, status: str, error: EdgeError | None = None) -> Message:
     """What became of one comment, to its author alone: published, pending, rejected or unknown."""
+    if error is None and ref is not None and id_ is not None:
+        return {"t": "ack", "ref": ref, "id": id_, "status": status}
     made = _with({"t": "ack"}, ref=ref, id=id_)
     made["status"] = status
     if error is not None:

@@ -19,13 +19,11 @@ from aiohttp import web
 
 import broker
 from broker.base import MUST, Broker, BrokerError, Misfit
-from edge import wire
 from edge._fast import sys as fast_sys
 from edge._fast.reactor import BINARY, Engine
 from edge.admission import Admission
 from edge.api.app import build, build_private
 from edge.api.serving import runner as http_runner
-from edge.auth import Identity
 from edge.auth.gate import Gate
 from edge.auth.setup import open_tokens, stream_times
 from edge.auth.turns import Turns
@@ -36,7 +34,7 @@ from edge.hands import Hands
 from edge.ingest.pipeline import Event, Guarded, Pipeline, Slowed
 from edge.known import Known
 from edge.moderation.office import Office
-from edge.offers import Done, Offers
+from edge.offers import Offers
 from edge.ops import Ops
 from edge.options import access, can_migrate, capacity, classifier, data_folder, engine_options, rates, trusted_networks
 from edge.owner import WANTED, Owner
@@ -52,6 +50,7 @@ log = logging.getLogger("edge.worker")
 
 HTTP_CONNECTIONS = 384
 GOODBYE_S = 2.0
+PACE_S = 0.001
 
 
 class Worker:
@@ -79,9 +78,11 @@ class Worker:
         self.gate = Gate(tokens, anonymous=anonymous, names=config.server.dev)
         self.tasks: set[asyncio.Task[Any]] = set()
         self.turning = False
+        self.paced = False
+        self.heard = 0.0  # when viewers have said something last
         self.next_turn = self.turn  # bound once: a broadcast calls it a thousand times a second
         self.context = contextvars.copy_context()  # the same for all turns: a copy each would be for nothing
-        self.stopping = False
+        self.stopping = self.closed = False
         self.http: Any = None
         self.http_refused = 0
         self.arriving = 0  # connections on their way to the HTTP application
@@ -156,7 +157,7 @@ class Worker:
             config.limits.inflated_bytes,
             lambda token: self.gate.identify(token, None),
             self.turns,
-            self._offer,
+            self.speech.say,
             self.reactions.take,
             self.soon,
         )
@@ -176,6 +177,28 @@ class Worker:
             self.turning = True
         if self.turning:
             self.loop.call_soon(self.next_turn, context=self.context)
+
+    # A message that comes by itself is read at once. Where they come faster than one in PACE_S, what has come in so
+    # long is read together: a turn of the loop for each costs more than the message. 10,000 comments a second took 0.7
+    # of the CPU so, and their answers 0.7 ms more.
+
+    def pace(self) -> None:
+        now = time.monotonic()
+        if not self.paced and now - self.heard < PACE_S:
+            self.paced = True
+            self.loop.remove_reader(self.engine.fileno())
+            self.loop.call_later(PACE_S, self.paced_turn)
+        self.heard = now
+
+    def paced_turn(self) -> None:
+        if self.closed:
+            return
+        self.readable()
+        if time.monotonic() - self.heard < PACE_S:
+            self.loop.call_later(PACE_S, self.paced_turn)
+        else:
+            self.paced = False
+            self.loop.add_reader(self.engine.fileno(), self.readable)
 
     def soon(self) -> None:
         if not self.turning:
@@ -217,6 +240,7 @@ class Worker:
         self.admission.opens(requests)
 
     def messages(self, messages: list[tuple[int, int, int, bytes]]) -> None:
+        self.pace()
         for message in messages:
             self.ops.take(*message)
         self.soon()
@@ -254,9 +278,6 @@ class Worker:
     def _wanted(self, message: bytes) -> None:
         with contextlib.suppress(msgspec.DecodeError):
             self.spawn(self.reports.wanted(msgspec.msgpack.decode(message, type=int)))
-
-    def _offer(self, id_: int, identity: Identity, room: str, body: wire.CommentBody, made: str, done: Done) -> None:
-        self.speech.say(identity, room, body, made, self.engine.address(id_) or b"", done)
 
     def metrics(self) -> str:
         self._post()
@@ -335,6 +356,7 @@ class Worker:
         await self.broker.close()
         for task in list(self.tasks):
             task.cancel()
+        self.closed = True
         self.loop.remove_reader(self.engine.fileno())
         self.engine.close()
 
@@ -375,6 +397,7 @@ async def _serve(
     # What is there now stays for good: a full collection over it would cost 20 ms and more, and find nothing.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 100)  # of what a comment makes nothing outlives it, and looking each time costs 2 us
     log.info("worker %d: room for %d viewers", worker, it.engine.counters()["capacity"])
     ready()
     await stopping.wait()

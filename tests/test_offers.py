@@ -1,12 +1,13 @@
 """A comment's way to its room's owner: in order, together, each author told what the broker has said and no more."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from broker.base import OFFER_BYTES, OFFER_ITEMS, Kind, Unavailable
+from broker.base import OFFER_BYTES, OFFER_ITEMS, Full, Kind, Unavailable
 from broker.memory import MemoryBroker
 from edge import wire
 from edge.errors import EdgeError
@@ -15,7 +16,9 @@ from tests.server import until_async
 
 
 class Slow(MemoryBroker):
-    """Takes an offer when it is let; then `ends` says how it goes, or raises."""
+    """Takes an offer when it is let; then `ends` says how it goes, or raises. It takes none at once."""
+
+    offer_now: Any = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,3 +108,37 @@ async def test_too_much_is_refused_and_forgotten() -> None:
     assert offers.refused == 1
     broker.let.set()
     await until_async(lambda: sum(map(len, broker.offered)) == WAITING)
+
+
+async def test_a_broker_that_takes_offers_at_once_is_given_those_of_a_turn_together() -> None:
+    broker = MemoryBroker()
+    given: list[tuple[int, list[str]]] = []
+    offer_now = broker.offer_now
+
+    def offered(shard: int, items: Sequence[bytes]) -> None:
+        given.append((shard, [wire.decode_item(data).id for data in items]))
+        if "full" in given[-1][1]:
+            raise Full("no more")
+        offer_now(shard, items)
+
+    broker.offer_now = offered  # type: ignore[method-assign]
+    offers = Offers(broker, spawn)
+    told: list[tuple[str, Any]] = []
+    say = lambda room, name: offers.take(room, comment(name), lambda status: told.append((name, status)))  # noqa: E731
+    for n in range(OFFER_ITEMS + 1):
+        say("r", str(n))
+    assert told == []
+    await until_async(lambda: len(told) == OFFER_ITEMS + 1)
+    assert [len(items) for _, items in given] == [OFFER_ITEMS, 1]
+    assert [name for name, _ in told] == [str(n) for n in range(OFFER_ITEMS + 1)]
+    assert {status for _, status in told} == {"published"}
+    told.clear()
+    say("r", "full")
+    await until_async(lambda: len(told) == 1)
+    assert told == [("full", "rejected")]
+    assert offers.refused == 1
+    assert offers.failing(time.monotonic())
+    say("r", "later")
+    await until_async(lambda: len(told) == 2)
+    assert told[1] == ("later", "published")
+    await broker.close()

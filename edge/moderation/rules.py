@@ -93,7 +93,8 @@ class Rules:
         self._retracted = retracted
         self._gone: dict[str, frozenset[str]] = {}  # by room: the last comments that were retracted
         self._rooms: dict[str, RoomRules] = {}
-        self._bans: dict[str, Ban] = {}  # by key
+        self._bans: dict[tuple[str, str], Ban] = {}  # by room and user
+        self._banned_by: dict[str, tuple[str, str]] = {}  # the same, by the key that each is kept under
         self._pins: dict[str, dict[str, Any]] = {}
         self._strikes: dict[str, list[float]] = {}  # by key
 
@@ -121,7 +122,7 @@ class Rules:
         """The one that holds for this user in this room, if any; one that hides goes before one that shows."""
         if not self._bans:
             return None
-        found = [self._bans.get(ban_key(where, user)) for where in (EVERYWHERE, room)]
+        found = [self._bans.get((where, user)) for where in (EVERYWHERE, room)]
         holding = [ban for ban in found if ban is not None and ban.holds(now)]
         return min(holding, key=lambda ban: ban.shadow) if holding else None
 
@@ -144,12 +145,14 @@ class Rules:
 
     def _ban(self, key: str, value: bytes | None) -> None:
         if value is None:
-            self._bans.pop(key, None)
+            if (at := self._banned_by.pop(key, None)) is not None:
+                self._bans.pop(at, None)
             return
-        ban = msgspec.json.decode(value, type=Ban)
-        if ban != self._bans.get(key):
-            self._bans[key] = ban
-            self._banned(key.split(".")[1], ban)
+        ban, room = msgspec.json.decode(value, type=Ban), key.split(".")[1]
+        at = self._banned_by[key] = room, ban.user
+        if ban != self._bans.get(at):
+            self._bans[at] = ban
+            self._banned(room, ban)
 
     def _go(self, room: str, value: bytes | None) -> None:
         ids = NOTHING if value is None else frozenset(msgspec.json.decode(value, type=list[str]))

@@ -17,6 +17,9 @@ log = logging.getLogger("edge.offers")
 FAILED_S = 3.0
 WAITING = 10_000  # of one shard, at this worker: past it a comment is refused as overloaded
 
+SHARDS = 16_384
+"""Rooms of which it is remembered in which shard they are."""
+
 Done = Callable[[str | EdgeError], None]
 """Told once what became of a comment: `published`, `pending`, `rejected` (it is certainly nowhere) or `unknown`; or, as
 an error, why it was not taken."""
@@ -39,6 +42,7 @@ class Offers:
         self._spawn = spawn
         self._at_once = broker if isinstance(broker, OffersAtOnce) else None
         self._queues: dict[int, _Queue] = {}
+        self._shards: dict[str, int] = {}  # of rooms
         self._due = False  # all queues are offered in this turn of the loop
         self.taken = 0
         self.refused = 0  # comments that are certainly nowhere, because there were too many or the broker could not
@@ -51,7 +55,11 @@ class Offers:
 
     def take(self, room: str, comment: wire.Message, done: Done, paid: bool = False) -> None:
         """`done` is called later, once it is known."""
-        shard = self._broker.shard_of(room)
+        shard = self._shards.get(room)
+        if shard is None:
+            if len(self._shards) >= SHARDS:
+                self._shards.clear()
+            shard = self._shards[room] = self._broker.shard_of(room)
         queue = self._queues.get(shard)
         if queue is None:
             queue = self._queues[shard] = _Queue()

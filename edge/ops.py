@@ -44,6 +44,9 @@ SPEAKERS = 4096
 """Sockets of which it is remembered who is on them. Past it all are looked up anew: 2 us each, and a system call."""
 
 
+_identity = msgspec.msgpack.Decoder(Identity).decode
+
+
 class _Speaker(NamedTuple):
     claims: bytes
     identity: Identity
@@ -147,7 +150,8 @@ class Ops:
             room = self._sockets.room_of(id_)
             if claims is None or room is None:
                 raise EdgeError("unauthorized", f"to {what}, connect with a token")
-            identity = msgspec.msgpack.decode(claims, type=Identity)
+            identity = _identity(claims)
+            identity.check("comment", room.decode())
             speaker = _Speaker(claims, identity, room.decode(), self._sockets.address(id_) or b"")
             if len(self._speakers) >= SPEAKERS:
                 self._speakers.clear()
@@ -155,7 +159,6 @@ class Ops:
         identity = speaker.identity
         if identity.exp is not None and time.time() >= identity.exp + LEEWAY_S:
             raise EdgeError("unauthorized", "the token has ended")
-        identity.check("comment", speaker.room)
         return speaker
 
     def _begun(self, id_: int) -> None:
@@ -201,7 +204,7 @@ class Ops:
         claims = self._sockets.claims(id_)
         room = self._sockets.room_of(id_)
         identity = self._identify(token)
-        if claims is None or room is None or msgspec.msgpack.decode(claims, type=Identity).user != identity.user:
+        if claims is None or room is None or _identity(claims).user != identity.user:
             raise EdgeError("forbidden", "a fresh token is for the same user")
         identity.check("read", room.decode())
         if not self._sockets.renew(id_, packed(identity), ends(identity)):

@@ -21,7 +21,7 @@ LOOKING = 10_000
 """Comments that are looked at, at a time: past it one stays as it is, and is counted."""
 BACKLOG = 10_000
 """Comments that are looked at later. Past it the oldest is left to the moderators, whose queue all of them are in."""
-BACKLOG_TURN = 500
+BACKLOG_TURN = 2_000
 
 
 class Look:

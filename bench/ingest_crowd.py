@@ -97,6 +97,8 @@ class Crowd:
         self.pongs = 0
         self.verdicts: dict[str, str] = {}
         """What authors were told later, by the comment's id: the last word."""
+        self.verdict_at: dict[str, float] = {}
+        """And when they were told of it first."""
         self.shown: set[str] = set()
         """Those that were published at some time, whatever was decided after that."""
         self.retracted: set[str] = set()
@@ -251,6 +253,7 @@ class Crowd:
             self._talks[int(about)].end(int(number), now, ack)
         elif ack.id is not None:
             self.verdicts[ack.id] = ack.status
+            self.verdict_at.setdefault(ack.id, time.monotonic())
             if ack.status == "published":
                 self.shown.add(ack.id)
 

@@ -27,6 +27,8 @@ AIM_BYTES = 256 << 20
 """That the worker may grow by, from the beginning to the end."""
 LEAST_MS = 1.0
 """Below it a percentile is the machine's noise: it is not compared."""
+LOOKED_MS = 500.0
+"""All three stages at the 99th percentile, in a room that is looked at first, with a classifier that answers."""
 SETTLE_S = 60.0
 LOOK_S = 0.5
 
@@ -114,7 +116,18 @@ def one(case: str, authors: int, rate: float, phase_s: float, rooms: int) -> lis
                     for begin, end, most in zip(marks, marks[1:], memory.most, strict=False)
                 ]
                 figures = server.figures()
-    return shown(case, phases, sums, figures, talk.late_s)
+    looked = sorted(
+        crowd.verdict_at[id_] - sent
+        for id_, sent in zip(talk.ids, talk.sent, strict=True)
+        if id_ in crowd.verdict_at and with_it(sent, marks, phase_s)
+    )
+    return shown(case, phases, sums, figures, talk.late_s, looked)
+
+
+def with_it(sent: float, marks: Sequence[float], phase_s: float) -> bool:
+    """In a phase with the classifier, and so late in it that what was left from the phase without is looked at."""
+    at = max(number for number, mark in enumerate(marks) if mark <= sent)
+    return at < len(PHASES) and PHASES[at] == "with" and (at == 0 or sent - marks[at] > phase_s / 2)
 
 
 def phase(talk: Talk, begin: float, end: float, rss: int) -> Phase:
@@ -154,7 +167,9 @@ def counted(server: IngestServer, crowd: Crowd, talks: Sequence[Talk], rooms: Se
     return Sums(said, dict(answers), dict(verdicts), shown, waiting, retracted, logged, len(pending), undecided)
 
 
-def shown(case: str, phases: Sequence[Phase], sums: Sums, figures: dict[str, int], late_s: float) -> list[str]:
+def shown(
+    case: str, phases: Sequence[Phase], sums: Sums, figures: dict[str, int], late_s: float, looked: Sequence[float]
+) -> list[str]:
     mode, policy, how = case.split("-")
     print(f"\nmode {mode}, without a score {policy}, the classifier {'stops' if how == 'stop' else 'is killed'}")
     named = list(zip(PHASES, phases, strict=True))
@@ -174,7 +189,8 @@ def shown(case: str, phases: Sequence[Phase], sums: Sums, figures: dict[str, int
         if name.startswith(of_it) and value
     }
     print(
-        f"  p99 without / with {ratio:.2f} (medians; aim {AIM} where it is above {LEAST_MS:g} ms); memory grew by {grown / (1 << 20):.1f} MiB; authors were "
+        f"  p99 without / with {ratio:.2f} (medians; aim {AIM} where it is above {LEAST_MS:g} ms); memory grew by "
+        f"{grown / (1 << 20):.1f} MiB; authors were "
         f"late by {late_s * 1e3:.1f} ms at most\n"
         f"  said {sums.said}: answered {_listed(sums.answers)}\n"
         f"  of {sums.pending} pending: verdicts {_listed(sums.verdicts)}, published at some time {sums.shown}, "
@@ -183,7 +199,15 @@ def shown(case: str, phases: Sequence[Phase], sums: Sums, figures: dict[str, int
         f"  classifier: {_listed(listed)}",
         flush=True,
     )
-    missed = [f"{case}: {lost} lost"] if lost else []
+    missed = []
+    if looked:
+        p50, p99 = at_share(looked, 0.5) * 1e3, at_share(looked, 0.99) * 1e3
+        print(
+            f"  all three stages, from send to verdict: p50 {p50:.0f} ms, p99 {p99:.0f} ms (aim {LOOKED_MS:.0f})",
+            flush=True,
+        )
+        missed += [f"{case}: all three stages took {p99:.0f} ms"] if p99 > LOOKED_MS else []
+    missed += [f"{case}: {lost} lost"] if lost else []
     if ratio > AIM and p99["without"] > LEAST_MS:
         missed.append(f"{case}: p99 without / with {ratio:.2f}")
     if grown > AIM_BYTES:
@@ -197,7 +221,8 @@ def _listed(counts: dict[str, Any]) -> str:
 
 def run(authors: int, rate: float, phase_s: float, cases: Sequence[str], rooms: int) -> list[str]:
     print(
-        f"\nan outage: {rate:,.0f} comments a second by {authors} authors in {rooms} rooms, {len(PHASES)} phases of {phase_s:g} s"
+        f"\nan outage: {rate:,.0f} comments a second by {authors} authors in {rooms} rooms, "
+        f"{len(PHASES)} phases of {phase_s:g} s"
     )
     missed = []
     for case in cases:

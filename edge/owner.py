@@ -64,7 +64,8 @@ class _Held:
 
 class Owner:
     """`share` is this worker's number on its box and how many there are: what it takes at once when nobody else is
-    there. `alone`: nobody else ever is. `spawn` starts a task. `reactions` are the kinds that are counted."""
+    there. `alone`: nobody else ever is. `spawn` starts a task. `reactions` are the kinds that are counted.
+    `gone` are the comments of a room that are to be shown no more, `banned` the users who are out of it for good."""
 
     def __init__(
         self,
@@ -74,6 +75,8 @@ class Owner:
         alone: bool,
         spawn: Callable[[Any], asyncio.Task[Any]],
         reactions: tuple[str, ...] = (),
+        gone: Callable[[str], Collection[str]] = lambda _room: (),
+        banned: Callable[[str], Collection[str]] = lambda _room: (),
     ) -> None:
         self.name = secrets.token_hex(6)
         self._broker = broker
@@ -82,6 +85,8 @@ class Owner:
         self._alone = alone
         self._spawn = spawn
         self._kinds = reactions
+        self._gone = gone
+        self._banned = banned
         self._held: dict[int, _Held] = {}
         self._taking: set[int] = set()
         self._places = asyncio.Semaphore(TAKING)
@@ -286,13 +291,13 @@ class Owner:
         """Nothing more of this user's is shown, that had not been yet. False where somebody else writes the room."""
         held = self._held.get(self._broker.shard_of(room))
         if held is not None:
-            held.shard.silence(room, user, time.monotonic())
+            held.shard.silence(room, {user}, time.monotonic())
         return held is not None
 
     def silence_everywhere(self, user: str) -> None:
         for held in self._held.values():
             for room in list(held.shard.rooms):
-                held.shard.silence(room, user, time.monotonic())
+                held.shard.silence(room, {user}, time.monotonic())
 
     def reset(self, shard: int) -> None:
         if (held := self._held.get(shard)) is not None:
@@ -412,6 +417,9 @@ class Owner:
                 if head < 0:  # not told of when the shard was taken: new, or one of very many
                     head, _, mark = await self._broker.last(room.name, CHAT)
                 await self._remember(room, head, mark)
+                room.window.retract(self._gone(room.name))  # whoever had the room before may not have come to it
+                if banned := self._banned(room.name):
+                    held.shard.silence(room.name, banned, time.monotonic())
                 return True
             except BrokerError as error:
                 log.debug("room %s can't be read yet: %s", room.name, error)

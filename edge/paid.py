@@ -56,11 +56,13 @@ class Paid:
         assert body.paid is not None
         author = payer if body.u is None else spoken_for(body.u)
         author = msgspec.structs.replace(author, tier=body.paid.tier)
-        place = f"{PAID}{room}.{_hashed(f'{len(payer.user)} {payer.user} {key}')}"
+        payment_key = f"{len(payer.user)} {payer.user} {key}"  # the length keeps ("a b", "c") apart from ("a", "b c")
+        place = f"{PAID}{room}.{_hashed(payment_key)}"
         now = time.time()
-        made = wire.comment_id(author.user, f"paid {payer.user} {key}")
+        made = wire.comment_id(author.user, f"paid {payment_key}")
         payment = _Payment(made, now, _hashed(msgspec.json.encode(body).decode()))
         known = await self._known(place)
+        first = known is None
         if known is None and await self._keep(place, payment, 0):
             known = payment
         known = known or await self._known(place) or payment
@@ -70,12 +72,12 @@ class Paid:
             if known.at < now - SURE_S and await self._shown(room, known.id) is not None:
                 known.status = "published"
             else:
-                known.status = await self._said(author, room, body, known.id, place)
+                known.status = await self._said(author, room, body, known.id, place if first else None)
             await self._keep(place, known, None)
             await self._sweep(room, now)
         return wire.ack(None, known.id, known.status)
 
-    async def _said(self, author: Identity, room: str, body: wire.CommentBody, made: str, place: str) -> str:
+    async def _said(self, author: Identity, room: str, body: wire.CommentBody, made: str, place: str | None) -> str:
         try:
             ack = await self._say(author, room, body, made)
         except EdgeError as refused:
@@ -87,10 +89,12 @@ class Paid:
             raise EdgeError("unavailable", "send it again, with the same key", retry_after=1)
         return str(ack["status"])
 
-    async def _refused(self, error: EdgeError, place: str) -> None:
-        """What is refused for good may be paid for anew, in other words."""
+    async def _refused(self, error: EdgeError, place: str | None) -> None:
+        """What is refused for good may be said anew, in other words; but for one that had been tried before, and may
+        have been stored then (None)."""
         if error.name not in MAY_PASS:
-            await self._forget(place)
+            if place is not None:
+                await self._forget(place)
             raise error
 
     async def _known(self, place: str) -> _Payment | None:

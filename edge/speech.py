@@ -28,7 +28,7 @@ SAID = 65_536
 """Comments that are known again when they are sent once more, with the same `ref`."""
 SAME_S = 60.0
 """For so long, and in the same words: others are judged by themselves."""
-HOLDING = 1_000
+HOLDING = 10_000
 """Comments on their way into the queue, at a time; past it they are refused."""
 BEHIND = 128
 """Comments of one author that wait behind one that is being resolved; past it they are refused."""

@@ -252,8 +252,11 @@ _item_decoder = msgspec.msgpack.Decoder(Item)
 
 def item(room: str, made: Message, paid: bool = False) -> bytes:
     """`made` is a `comment`."""
-    size = len(msgspec.json.encode(made)) + 1
-    return msgspec.msgpack.encode(Item(room, made["id"], size, msgspec.Raw(msgspec.msgpack.encode(made)), paid))
+    return _pack(Item(room, made["id"], len(_as_json(made)) + 1, msgspec.Raw(_pack(made)), paid))
+
+
+_pack = msgspec.msgpack.Encoder().encode
+_as_json = msgspec.json.Encoder().encode
 
 
 def decode_item(data: bytes) -> Item:

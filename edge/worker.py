@@ -130,7 +130,9 @@ class Worker:
             self.offers, self.pipeline, rules, self.office.review, self.known, self.office.look, self.spawn, lenient
         )
         kinds = config.rooms.reactions
-        self.owner = Owner(link, config.rooms.flush_ms, (number, count), alone, self.spawn, kinds)
+        self.owner = Owner(
+            link, config.rooms.flush_ms, (number, count), alone, self.spawn, kinds, rules.gone, rules.banned
+        )
         self.reactions = Reactions(link, self.pipeline, rules, kinds, self.spawn)
         self.reports = Reports(link, self.owner.name, self.engine.jobs)
         self.room_rates = RoomRates(self.owner.name, link.emit)

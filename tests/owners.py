@@ -10,7 +10,9 @@ from edge.owner import Owner
 
 
 @asynccontextmanager
-async def owner(broker: Broker, *, alone: bool = True, reactions: tuple[str, ...] = ()) -> AsyncIterator[Owner]:
+async def owner(
+    broker: Broker, *, alone: bool = True, reactions: tuple[str, ...] = (), **more: Any
+) -> AsyncIterator[Owner]:
     tasks: set[asyncio.Task[Any]] = set()
 
     def spawn(work: Any) -> asyncio.Task[Any]:
@@ -19,7 +21,7 @@ async def owner(broker: Broker, *, alone: bool = True, reactions: tuple[str, ...
         task.add_done_callback(tasks.discard)
         return task
 
-    made = Owner(broker, 5, (0, 1), alone, spawn, reactions)
+    made = Owner(broker, 5, (0, 1), alone, spawn, reactions, **more)
     await made.start(True)
     try:
         yield made

@@ -92,6 +92,19 @@ async def test_one_who_comes_after_goes_on_where_the_log_stands() -> None:
     assert [batch["id"] for batch in log_of(store)] == [f"c{n + 1}" for n in range(len(log_of(store)))]
 
 
+async def test_one_who_comes_after_knows_what_is_gone_and_who_is_out() -> None:
+    store = Store()
+    broker = MemoryBroker(store)
+    shard = broker.shard_of(ROOM)
+    theirs = wire.item(ROOM, wire.comment("t", {"id": "bad", "name": "bad"}, "t", 1))
+    await broker.offer(shard, [item("a"), theirs, item("b")])
+    async with owner(broker, gone=lambda _room: {"a"}, banned=lambda _room: {"bad"}):
+        await until_async(lambda: shown(store) == ["b"])
+        await broker.offer(shard, [wire.item(ROOM, wire.comment("u", {"id": "bad", "name": "bad"}, "u", 1)), item("c")])
+        await until_async(lambda: shown(store) == ["b", "c"])
+    assert counted(store) == 5
+
+
 async def test_what_was_said_a_minute_ago_is_known_after_a_change_of_owner_however_much_came_since() -> None:
     store = Store()
     broker = MemoryBroker(store)

@@ -4,7 +4,6 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
-from urllib.parse import unquote
 
 import msgspec
 from aiohttp import web
@@ -18,7 +17,12 @@ LIMIT = 50
 LIMIT_MOST = 500
 
 Speaker = Callable[[web.Request], Identity]
-Body = Callable[[web.Request], Awaitable[bytes]]
+LIST_BYTES = 1 << 20
+"""The largest body that sets a list."""
+
+
+class Body(Protocol):
+    async def __call__(self, request: web.Request, most: int = ..., /) -> bytes: ...
 
 
 class Desk(Protocol):
@@ -120,11 +124,11 @@ class Moderation:
 
     async def set_words(self, request: web.Request) -> web.Response:
         who, room = self._who(request)
-        return answer(await self._desk.set_words(who, room, await self._body(request), time.time()))
+        return answer(await self._desk.set_words(who, room, await self._body(request, LIST_BYTES), time.time()))
 
     async def set_patterns(self, request: web.Request) -> web.Response:
         who, room = self._who(request)
-        return answer(await self._desk.set_patterns(who, room, await self._body(request), time.time()))
+        return answer(await self._desk.set_patterns(who, room, await self._body(request, LIST_BYTES), time.time()))
 
     async def bans(self, request: web.Request) -> web.Response:
         _, room = self._who(request)
@@ -173,13 +177,13 @@ class Moderation:
 
 def _user(request: web.Request) -> str:
     try:
-        return check_name(unquote(request.match_info["user"]), "user")
+        return check_name(request.match_info["user"], "user")
     except EdgeError as bad:
         raise EdgeError("bad_request", bad.message) from None
 
 
 def _limit(request: web.Request) -> int:
     text: Any = request.query.get("limit", str(LIMIT))
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= LIMIT_MOST:
+    if not text.isascii() or not text.isdigit() or len(text) > len(str(LIMIT_MOST)) or not 0 < int(text) <= LIMIT_MOST:
         raise EdgeError("bad_request", f"limit: a number from 1 to {LIMIT_MOST}")
     return int(text)

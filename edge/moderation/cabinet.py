@@ -1,5 +1,7 @@
 # What moderation keeps with the broker: values under keys, in one place how that fails. It owns nothing. It must never
 # answer before the broker has.
+import asyncio
+import random
 import secrets
 from collections.abc import Callable
 
@@ -9,6 +11,7 @@ from broker.base import Broker, BrokerError, Kept, Unsettled
 from edge.errors import EdgeError
 
 TRIES = 16
+PAUSE_S = 0.002
 SWEEP_EVERY = 64
 """Of so many that are put into a bounded list, one looks whether old ones have to go."""
 
@@ -41,7 +44,9 @@ class Cabinet:
     async def change(self, key: str, change: Callable[[bytes | None], bytes | None]) -> None:
         """Replaces what is under the key by what `change` makes of it, whoever else does so meanwhile; nothing is done
         where that is the same."""
-        for _ in range(TRIES):
+        for tried in range(TRIES):
+            if tried:  # two in step would go on so: one always first, the other never
+                await asyncio.sleep(random.uniform(0.0, PAUSE_S * tried))
             kept = await self.find(key)
             before = None if kept is None else kept.value
             after = change(before)

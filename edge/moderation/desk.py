@@ -47,10 +47,11 @@ class Desk:
         return {"mode": mode}
 
     async def pin(self, who: Identity, room: str, body: bytes, now: float) -> wire.Message:
-        """A comment that the room's log shows, as it is there; in the place of the one before."""
+        """A comment that the room's log shows, as it is there; in the place of the one before. The log shows what was
+        retracted still."""
         id_ = decoded(body, _Pin, "bad_json").id
         comment = await self._retraction.comment(room, id_)
-        if comment is None:
+        if comment is None or await self._retraction.is_gone(room, id_):
             raise EdgeError("unknown_comment")
         await self._cabinet.keep(rule_key(PINS, room), msgspec.json.encode(comment))
         await self._trail.note(who, room, now, "pin", {"id": id_})
@@ -67,7 +68,10 @@ class Desk:
 
     async def lists(self, kind: str, room: str) -> wire.Message:
         kept = await self._cabinet.find(rule_key(f"{kind}.", room))
-        return {kind: [] if kept is None else json.loads(kept.value)}
+        if kept is None:
+            return {kind: []}
+        wanted: Any = list[Entry] if kind == "words" else list[Pattern]
+        return {kind: [msgspec.structs.asdict(entry) for entry in msgspec.json.decode(kept.value, type=wanted)]}
 
     async def set_words(self, who: Identity, room: str, body: bytes, now: float) -> wire.Message:
         return await self._set_list(who, room, "words", WORDS, decoded(body, list[Entry], "bad_words"), words_of, now)
@@ -83,16 +87,16 @@ class Desk:
         check(value)  # raises what is wrong with it, by name
         await self._cabinet.keep(rule_key(prefix, room), value if entries else None)
         await self._trail.note(who, room, now, name, {"entries": len(entries)})
-        return {name: msgspec.to_builtins(entries)}
+        return {name: [msgspec.structs.asdict(entry) for entry in entries]}
 
     async def ban(self, who: Identity, room: str, user: str, body: bytes, now: float) -> wire.Message:
         asked = decoded(body or b"{}", _Ban, "bad_json")
         ban = Ban(user, None if asked.seconds is None else now + asked.seconds, asked.shadow)
         told = msgspec.to_builtins(ban)
         await self._cabinet.keep(ban_key(room, user), msgspec.json.encode(ban))
+        await self._trail.note(who, room, now, "ban", told)  # it holds from now on, whatever becomes of the rest
         if not ban.shadow and ban.until is None and room != wire.EVERYWHERE:
             await self._retraction.go(room, await self._retraction.said_by(room, user))
-        await self._trail.note(who, room, now, "ban", told)
         return dict(told)
 
     async def bans(self, room: str, now: float) -> wire.Message:

@@ -1,6 +1,7 @@
 # Comments that are to be shown no more: by a moderator, by their author, by a verdict that came late, by a ban. First
-# it is kept, and from then on nobody who comes is shown them, on any box; then those who are here are told. It owns the
-# measure of how long that takes. It must never tell before it is kept.
+# it is kept, and from then on nobody who comes is shown them, on any box; then those who are here are told. It owns
+# those that are to go next, and the measure of how long that takes. It must never tell before it is kept.
+import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -16,6 +17,8 @@ from edge.moderation.rules import GONE, PINS, rule_key
 
 RETRACTED = 1_000
 """Comments of a room that are known to be retracted, the last ones: as many as clients remember."""
+TOLD = 400
+"""Comments in one word to viewers: it has to fit into a batch, however long their ids are."""
 LOOKED_THROUGH = 8 * 1024 * 1024
 """Bytes of a room's log in which a comment is looked for, the newest."""
 
@@ -41,25 +44,89 @@ _batch = msgspec.msgpack.Decoder(_Batch).decode
 _said = msgspec.msgpack.Decoder(_Said).decode
 
 
+class _Group:
+    """Comments of a room that go together, and those of them that viewers are told. `done` says how that went, and
+    `told` when viewers knew."""
+
+    __slots__ = ("done", "ids", "told", "viewers")
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.viewers: list[str] = []
+        self.told = 0.0
+        self.done: asyncio.Future[EdgeError | None] = asyncio.get_running_loop().create_future()
+
+
 class Retraction:
     def __init__(self, cabinet: Cabinet, tell: Tell, announce: Announce) -> None:
         self._cabinet = cabinet
         self._tell = tell
         self._announce = announce
+        self._next: dict[str, _Group] = {}  # by room: what goes as soon as what is under way has gone
+        self._last: dict[str, _Group] = {}
         self.took = Histogram("retraction_seconds", (0.01, 0.03, 0.1, 0.3, 1.0, 3.0))
 
     async def go(self, room: str, ids: Iterable[str]) -> None:
         began = time.monotonic()
-        gone = list(ids)
-        if not gone:
-            return
+        if gone := list(ids):
+            group = await self._together(room, gone, gone)
+            self.took.add(group.told - began)
+
+    async def hide(self, room: str, id_: str) -> None:
+        """One that nobody has: nobody is told, and it stays so when its author sends it again."""
+        await self._together(room, [id_], [])
+
+    async def _together(self, room: str, gone: list[str], viewers: list[str]) -> _Group:
+        """With whatever else is to go next: a classifier has verdicts by the dozen, and each by itself would be in the
+        way of the others."""
+        group = self._next.get(room)
+        leads = group is None
+        if group is None:
+            group = self._next[room] = _Group()
+        group.ids += gone
+        group.viewers += viewers
+        if leads:
+            await self._lead(room, group)
+        else:
+            await asyncio.wait([group.done])
+        if (error := group.done.result()) is not None:
+            raise EdgeError(error.name, error.message, retry_after=error.retry_after)
+        return group
+
+    async def _lead(self, room: str, group: _Group) -> None:
+        before = self._last.get(room)
+        self._last[room] = group
+        error: EdgeError | None = EdgeError("unavailable", retry_after=1)  # where whoever leads is cancelled
+        try:
+            try:
+                if before is not None:
+                    await asyncio.wait([before.done])
+            finally:
+                del self._next[room]
+            await self._go(room, group)
+            error = None
+        except EdgeError as failed:
+            error = failed
+        finally:
+            group.done.set_result(error)
+            if self._last.get(room) is group:
+                del self._last[room]
+
+    async def _go(self, room: str, group: _Group) -> None:
+        gone = list(dict.fromkeys(group.ids))
         await self._cabinet.change(rule_key(GONE, room), lambda before: _with(before, gone))
-        await self._tell(room, gone)
-        self.took.add(time.monotonic() - began)
+        told = list(dict.fromkeys(group.viewers))
+        for start in range(0, len(told), TOLD):
+            await self._tell(room, told[start : start + TOLD])
+        group.told = time.monotonic()
         pin = await self._cabinet.find(rule_key(PINS, room))
         if pin is not None and msgspec.json.decode(pin.value)["id"] in gone:
             await self._cabinet.keep(pin.key, None)
             await self._announce(room, {"pin": None})
+
+    async def is_gone(self, room: str, id_: str) -> bool:
+        kept = await self._cabinet.find(rule_key(GONE, room))
+        return kept is not None and id_ in msgspec.json.decode(kept.value, type=list[str])
 
     async def comment(self, room: str, id_: str) -> dict[str, Any] | None:
         """As the room's log shows it."""
@@ -92,5 +159,6 @@ class Retraction:
 
 def _with(before: bytes | None, gone: list[str]) -> bytes | None:
     known = [] if before is None else msgspec.json.decode(before, type=list[str])
-    fresh = [id_ for id_ in gone if id_ not in set(known)]
+    there = set(known)
+    fresh = [id_ for id_ in gone if id_ not in there]
     return msgspec.json.encode([*known, *fresh][-RETRACTED:]) if fresh else before

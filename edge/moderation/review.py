@@ -31,7 +31,7 @@ Tell = Callable[[str, str, wire.Message], Awaitable[None]]
 
 class Waiting(msgspec.Struct):
     """A comment that is, or may come, into the queue; `kept` where it is there. `reasons` are for moderators alone.
-    With `shown`, everybody has it already."""
+    With `shown`, everybody has it already. `approved` is what has been decided, where that is not done yet."""
 
     room: str
     user: str
@@ -40,6 +40,7 @@ class Waiting(msgspec.Struct):
     shown: bool = False
     score: float | None = None
     kept: bool = False
+    approved: bool | None = None
 
 
 class Review:
@@ -71,9 +72,10 @@ class Review:
 
     async def hold(self, waiting: Waiting) -> str:
         """Keeps a comment for a moderator; what its author is told."""
-        if len(self._waiting.get(waiting.room, ())) >= MOST:
-            return "rejected"
         key = _key(waiting.room, waiting.comment["id"])
+        there = self._waiting.get(waiting.room, ())
+        if len(there) >= MOST and key not in there:
+            return "rejected"
         waiting.kept = True
         try:
             await self._cabinet.broker.keep(key, msgspec.json.encode(waiting), None)
@@ -101,6 +103,12 @@ class Review:
         if kept is None:
             raise EdgeError("not_found", "this comment does not wait")
         waiting = msgspec.json.decode(kept.value, type=Waiting)
+        if waiting.approved is None:  # the first to say so decides: another may be at it in this moment
+            waiting.approved = approve
+            if not await self._cabinet.keep(kept.key, msgspec.json.encode(waiting), kept.revision):
+                raise EdgeError("stale")
+        elif waiting.approved is not approve:
+            raise EdgeError("stale", "somebody else has decided about this comment")
         status = await self.settle(waiting, approve)
         await self._trail.note(who, room, now, "approve" if approve else "reject", {"id": id_, "user": waiting.user})
         await self._record(who, waiting, now, approve)
@@ -127,10 +135,13 @@ class Review:
         return status
 
     async def hide(self, waiting: Waiting) -> None:
-        """Its author is to believe that it is shown. From those who have it already it goes, its author among them."""
+        """Its author is to believe that it is shown, and may send it again. From those who have it already it goes, its
+        author among them."""
         room, id_ = waiting.room, waiting.comment["id"]
         if waiting.shown:
             await self._retraction.go(room, [id_])
+        else:
+            await self._retraction.hide(room, id_)
         await self._unkeep(waiting)
         if not waiting.shown:
             await self._tell(room, waiting.user, wire.ack(None, id_, "published"))

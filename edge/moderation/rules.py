@@ -126,6 +126,11 @@ class Rules:
         holding = [ban for ban in found if ban is not None and ban.holds(now)]
         return min(holding, key=lambda ban: ban.shadow) if holding else None
 
+    def banned(self, room: str) -> set[str]:
+        """Who is out of this room for good, and knows it."""
+        where = (EVERYWHERE, room)
+        return {ban.user for (at, _), ban in self._bans.items() if at in where and ban.until is None and not ban.shadow}
+
     def _changed(self, change: Kept | Gone) -> None:
         value = change.value if isinstance(change, Kept) else None
         kind, _, rest = change.key.partition(".")

@@ -164,11 +164,11 @@ class OwnedShard:
         if room in self.rooms:
             self.rooms[room].window.retract(ids)
 
-    def silence(self, name: str, user: str, now: float) -> None:
-        """What waits of this user is not shown, nor what is on its way here."""
+    def silence(self, name: str, users: Collection[str], now: float) -> None:
+        """What waits of these users is not shown, nor what is on its way here."""
         room = self.room(name)
-        room.silent[user] = now + SILENT_S
-        room.window.retract(room.window.said(lambda comment: author_of(comment) == user))
+        room.silent |= dict.fromkeys(users, now + SILENT_S)
+        room.window.retract(room.window.said(lambda comment: author_of(comment) in users))
 
     def low(self) -> int:
         """The offers up to this one are covered by batches that are stored."""

@@ -17,8 +17,11 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --disable-extensions "
     "--disable-background-networking --disable-component-update --no-default-browser-check --mute-audio "
-    "--remote-debugging-port=0"
+    "--remote-debugging-port=0 "
+    # Where there is no display there is no mouse, and yet one is moved.
+    "--blink-settings=primaryHoverType=2,availableHoverTypes=2,primaryPointerType=4,availablePointerTypes=4"
 ).split()
+KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, "End": 35, "Home": 36, "ArrowUp": 38, "ArrowDown": 40}
 
 
 def find() -> str | None:
@@ -133,18 +136,31 @@ class Page:
         await self.js(f"document.querySelector({json.dumps(selector)}).focus()")
         await self.call("Input.insertText", text=text)
 
-    async def press_enter(self) -> None:
-        key = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"}
+    async def press(self, name: str) -> None:
+        key: dict[str, Any] = {"key": name, "code": name, "windowsVirtualKeyCode": KEYS[name]}
+        if name == "Enter":
+            key["text"] = "\r"
         await self.call("Input.dispatchKeyEvent", type="keyDown", **key)
         await self.call("Input.dispatchKeyEvent", type="keyUp", **key)
 
+    async def press_enter(self) -> None:
+        await self.press("Enter")
+
     async def click(self, selector: str) -> None:
-        where = await self.js(
+        x, y = await self._where(selector)
+        for kind in ("mousePressed", "mouseReleased"):
+            await self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    async def hover(self, selector: str) -> None:
+        x, y = await self._where(selector)
+        await self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    async def _where(self, selector: str) -> tuple[float, float]:
+        x, y = await self.js(
             f"(r => [r.x + r.width / 2, r.y + r.height / 2])"
             f"(document.querySelector({json.dumps(selector)}).getBoundingClientRect())"
         )
-        for kind in ("mousePressed", "mouseReleased"):
-            await self.call("Input.dispatchMouseEvent", type=kind, x=where[0], y=where[1], button="left", clickCount=1)
+        return x, y
 
 
 @asynccontextmanager

@@ -78,6 +78,18 @@ def test_words_and_patterns_of_a_room_and_of_all(server: Server, room: str) -> N
     assert told(ask(server, "PUT", "/v1/words", [])) == {"words": []}
 
 
+def test_a_list_may_be_long(server: Server, room: str) -> None:
+    path = f"/v1/rooms/{room}/words"
+    words = [{"text": f"word{number:04}", "action": "reject", "whole": True} for number in range(10_000)]
+    assert told(ask(server, "PUT", path, [{"text": word["text"]} for word in words])) == {"words": words}
+    assert told(ask(server, "GET", path)) == {"words": words}
+    until(lambda: say(server, room, "word9999").status == 403)
+    assert ask(server, "PUT", path, [*words, {"text": "more"}]).error() == "bad_words"
+    assert (
+        ask(server, "PUT", path, [{"text": "x" * 60 + str(number)} for number in range(9_000)]).error() == "too_large"
+    )
+
+
 def test_bans_hold_on_open_sockets_too(server: Server, room: str) -> None:
     path = f"/v1/rooms/{room}/bans"
     with Raw(server) as viewer:

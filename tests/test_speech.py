@@ -1,0 +1,138 @@
+"""What is said again: measured once, but not for good, and never shown where it was hidden or is gone."""
+
+from typing import Any, cast
+
+import pytest
+
+from edge import speech, wire
+from edge.auth import Identity
+from edge.errors import EdgeError
+from edge.ingest.modes import Mode
+from edge.ingest.pipeline import Pipeline, Rules
+from edge.ingest.words import Entry, WordList
+from edge.known import Known
+from edge.moderation.look import Look
+from edge.moderation.review import Waiting
+from edge.offers import Done, Offers
+from edge.speech import SAME_S, Speech
+from tests.moderation.parts import MO, Parts, parts
+
+ANN = Identity("ann", "Ann", frozenset({"comment"}), exp=2e9)
+
+
+class Offered:
+    """What has gone to a room's owner."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+
+    def take(self, _room: str, comment: wire.Message, done: Done, _paid: bool = False) -> None:
+        self.ids.append(comment["id"])
+        done("published")
+
+
+class Said:
+    def __init__(self, it: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        self.offered = Offered()
+        self.pipeline = Pipeline()
+        self.rules = it.rules
+        known = Known(it.broker, self.rules.gone, lambda _room, _name: False, it.spawn, True)
+        self.speech = Speech(
+            cast(Offers, self.offered), self.pipeline, self.rules, it.review, known, cast(Look, None), it.spawn
+        )
+        monkeypatch.setattr(speech, "time", self)  # this is the clock
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return 1_000_000.0 + self.now
+
+    def say(self, text: str, ref: str = "r1", room: str = "r") -> Any:
+        told: list[Any] = []
+        body = wire.CommentBody(x=text, ref=ref)
+        try:
+            self.speech.say(ANN, room, body, wire.comment_id("ann", ref), b"", told.append)
+        except EdgeError as error:
+            return error.name
+        return told[0] if told else None
+
+
+async def test_what_is_sent_again_is_measured_once_but_not_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sent again all the time, it would pass rules that were set long after it was measured."""
+    async with parts() as it:
+        said = Said(it, monkeypatch)
+        assert said.say("roses and mud") == "published"
+        said.pipeline.set_rules("r", Rules(Mode(closed=True), WordList([Entry("mud")])))
+        for _ in range(3):
+            said.now += SAME_S / 4
+            assert said.say("roses and mud") == "published", "its answer was lost"
+        assert said.say("roses and mud", "r2") == "room_closed"
+        said.now += SAME_S / 2
+        assert said.say("roses and mud") == "room_closed"
+        said.pipeline.set_rules("r", None)
+        assert said.say("roses") == "published"
+
+
+@pytest.mark.parametrize("shown", [True, False])
+async def test_what_was_hidden_is_not_shown_when_it_is_sent_again(shown: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its author is told that it is published, as before, and so must not find out, either."""
+    async with parts() as it:
+        said = Said(it, monkeypatch)
+        said.pipeline.set_rules("r", Rules(Mode(moderation="post" if shown else "pre")))
+        status = said.say("score=0.6")
+        made = wire.comment_id("ann", "r1")
+        if not shown:
+            assert status is None
+            await it.tasks[-1]
+            assert await it.waiting() == [made]
+        waiting = Waiting("r", "ann", (), {"id": made, "x": "score=0.6"}, shown=shown, kept=not shown)
+        await it.review.hide(waiting)
+        said.speech.decided("r", made, True)  # as its author was told
+        before = list(said.offered.ids)
+        for room in ("r", "r2"):
+            said.pipeline.set_rules(room, None)
+            assert said.say("score=0.6", room=room) == "published"
+        assert said.offered.ids == [*before, made], "in the other room alone"
+
+
+async def test_what_was_refused_is_measured_again_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with parts() as it:
+        said = Said(it, monkeypatch)
+        said.pipeline.set_rules("r", Rules(words=WordList([Entry("mud")])))
+        found = [said.say("mud") for _ in range(25)]
+        assert found == ["moderated"] * 20 + ["too_many"] * 5
+
+
+async def test_a_ban_holds_for_what_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with parts() as it:
+        said = Said(it, monkeypatch)
+        assert said.say("hi") == "published"
+        await it.desk.ban(MO, "r", "ann", b'{"shadow":true}', said.time())
+        assert said.say("hi") == "published"
+        assert len(said.offered.ids) == 1
+        await it.desk.ban(MO, "r", "ann", b'{"seconds":5}', said.time())
+        assert said.say("hi") == "banned"
+        said.now += 6
+        assert said.say("hi") == "published"
+        assert len(said.offered.ids) == 2
+
+
+async def test_too_many_behind_one_that_is_looked_up_are_refused_and_all_are_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(speech, "BEHIND", 3)
+    async with parts() as it:
+        said = Said(it, monkeypatch)
+        told: list[Any] = []
+        for number in range(6):
+            body = wire.CommentBody(x="@nobody" if number == 0 else "hi", ref=f"r{number}")
+            try:
+                said.speech.say(ANN, "r", body, wire.comment_id("ann", body.ref), b"", told.append)
+            except EdgeError as error:
+                assert error.name == "overloaded"
+                assert number >= 3  # the first is among those that wait
+        await it.tasks[-1]
+        assert [getattr(answer, "name", answer) for answer in told] == ["unknown_user"] + ["published"] * 2
+        assert not said.speech._behind

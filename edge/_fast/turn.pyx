@@ -194,24 +194,24 @@ cdef void turn_special(Core* k, Door* d, uint32_t which) noexcept nogil:
             turn_pause(k, &d.listeners[i])
 
 
-cdef void turn(Core* k, Door* d, uint64_t until) noexcept nogil:
-    cdef epoll_event events[EVENTS]
+cdef void turn(Core* k, Door* d, uint64_t until, bint events) noexcept nogil:
+    cdef epoll_event found[EVENTS]
     cdef uint32_t slot, waiting, ident
-    cdef int i, n, r, left = EVENTS
+    cdef int i, n, r, left = EVENTS if events else 0
     # Asked again while there is something: in a storm of joins, a turn of the loop for each would cost as much as the
     # join.
     d.accepts = 0
     while left > 0 and d.accepts < ACCEPTS and k.now < until:
-        n = epoll_wait(k.epfd, events, left, 0)
+        n = epoll_wait(k.epfd, found, left, 0)
         if n <= 0:
             break
         for i in range(n):
-            if <uint32_t>events[i].data.u64 >= <uint32_t>SPECIAL:
-                turn_special(k, d, <uint32_t>events[i].data.u64)
+            if <uint32_t>found[i].data.u64 >= <uint32_t>SPECIAL:
+                turn_special(k, d, <uint32_t>found[i].data.u64)
                 continue
-            slot = conn_find(&k.table, events[i].data.u64)
+            slot = conn_find(&k.table, found[i].data.u64)
             if slot != NONE:
-                turn_event(k, slot, events[i].events)
+                turn_event(k, slot, found[i].events)
         left -= n
         k.now = now_ns()
     waiting = k.ready_n

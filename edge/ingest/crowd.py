@@ -4,11 +4,12 @@
 #
 # Near-identical: of a text's distinct words the four with the least hashes are its sketch, and any three of the four
 # name it. So a text in which one word was put in, left out or replaced still shares a name with the one before: the
-# least three of what both have are within the least four of either. Hashes are Python's own, salted anew in each
-# process, so nobody can choose words by theirs. Texts that share a name are compared, for all that they have in common
-# may be three words that everybody uses today.
+# least three of what both have are within the least four of either. Hashes have keys that are others in each process,
+# so nobody can choose words by theirs (edge/_fast/sketch.pyx). Texts that share a name are compared, for all that they
+# have in common may be three words that everybody uses today.
 from typing import NamedTuple
 
+from edge._fast.sketch import GRAM, LEAST_WORDS, LONG, UNSPACED, Sketch
 from edge.ingest.meter import Meter, Switch
 from edge.ingest.recent import Recent
 from edge.ingest.verdict import Refusal
@@ -16,11 +17,6 @@ from edge.ingest.verdict import Refusal
 WINDOW_S = 20.0
 SAME = 8
 """Users who have said nearly the same within the window, from whom on it is refused."""
-LONG = 4  # characters of a word that says more than "the": the others are not looked at
-LEAST_WORDS = 4
-"""Distinct long words below which a text is not looked at: everybody may shout "what a goal!"."""
-GRAM = 3  # characters that make do for a word where there is no space between words
-LEAST_UNSPACED = 12
 ALIKE = 0.5
 """The words that two texts share, as a part of all that are in either."""
 NAMES = 16_384
@@ -101,25 +97,11 @@ class Echo:
         self._since = now
 
 
-def sketch(bones: str) -> tuple[int, int, int, int] | None:
-    """The four names of a text; None for one that has too few words."""
-    least = sorted([hash(word) for word in bones.split() if len(word) >= LONG])
-    if len(least) < LEAST_WORDS or least[0] == least[1] or least[1] == least[2] or least[2] == least[3]:
-        if len(bones) < LEAST_UNSPACED:
-            return None
-        least = sorted(map(hash, parts(bones)))
-        if len(least) < LEAST_WORDS:
-            return None
-    a, b, c, d = least[:4]
-    first, last = a ^ b, c ^ d
-    return first ^ c, first ^ d, last ^ a, last ^ b
-
-
 def parts(bones: str) -> set[str]:
     """The long words of a text; where it has no space between words, each few characters in a row."""
     words = bones.split()
     long = {word for word in words if len(word) >= LONG}
-    if len(long) < LEAST_WORDS and any(len(word) >= LEAST_UNSPACED for word in long):
+    if len(long) < LEAST_WORDS and any(len(word) >= UNSPACED for word in long):
         joined = "".join(words)
         return {joined[at : at + GRAM] for at in range(len(joined) - GRAM + 1)}
     return long
@@ -128,6 +110,11 @@ def parts(bones: str) -> set[str]:
 def alike(words: set[str], bones: str) -> bool:
     others = parts(bones)
     return len(words & others) >= ALIKE * len(words | others)
+
+
+# Keys from Python's own salted hash, which are others in each process, as all its hashes are.
+sketch = Sketch((hash("edge.crowd.start"), hash("edge.crowd.step"))).names
+"""The four names of a text, of its skeleton; None for one that has too few words."""
 
 
 class Crowds:

@@ -5,10 +5,16 @@
 # Three forms of a text: its source (joined up again: NFKC, nothing invisible), folded (each character of the source as
 # the plain one that it stands for) and its skeleton (folded, each run of one character as one). A list is searched in
 # skeletons; `places` leads from there back to the source, for the few questions that a skeleton can't answer.
+#
+# What is here says what each form is. A comment's are made by edge/_fast/plain.pyx, in one pass, which asks here what a
+# character stands for when it meets it, and has those texts read here in which characters may join into others.
 import re
 import unicodedata
+from functools import cache
+from itertools import chain
 from typing import NamedTuple
 
+from edge._fast.plain import Plain
 from edge.wire import ACCENTS
 
 GROWTH = 8
@@ -84,9 +90,15 @@ def collapse(folded: str) -> str:
     return _RUN.sub("", folded)
 
 
+def whole(text: str) -> tuple[str | None, str]:
+    """The folded text and its skeleton. `text` is in NFC."""
+    folded = fold(text)
+    return folded, collapse(folded)
+
+
 def skeleton(text: str) -> str:
     """What texts that read alike have in common. `text` is in NFC."""
-    return _RUN.sub("", fold(text))
+    return forms(text)[1]
 
 
 def places(source: str) -> list[Place]:
@@ -138,3 +150,53 @@ def _plain(char: str) -> str:
 
 
 _table = _Table()
+
+
+class Letter(NamedTuple):
+    """What there is to know of a character, to fold it where it stands: edge/_fast/plain.pyx says what for."""
+
+    folded: str
+    dropped: bool
+    lower: bool
+    mark: bool
+    joins: bool
+    joined: bool
+    whole: bool
+    last: int
+
+
+def letter(code: int) -> Letter:
+    char = chr(code)
+    folded = fold(char)
+    shown = _LUNATE.get(code, char)
+    apart, made = unicodedata.normalize("NFKD", shown), unicodedata.normalize("NFKC", shown)
+    joined, joins = _joining()
+    mark, second = unicodedata.combining(apart[0]) > 0, apart[0] in joins
+    return Letter(
+        folded,
+        dropped=_DROP.match(char) is not None,
+        lower=folded == char.lower() and char != "Σ",  # which has a form of its own at the end of a word
+        mark=mark,
+        joins=second,
+        joined=made[-1] in joined,
+        whole=len(made) > _WIDE or (len(apart) > 1 and (mark or second)),
+        last=unicodedata.combining(apart[-1]),
+    )
+
+
+@cache
+def _joining() -> tuple[frozenset[str], frozenset[str]]:
+    """In NFC: the characters that another may join, and those others."""
+    first = {*map(chr, range(0x1100, 0x1113)), *map(chr, range(0xAC00, 0xD7A4, 28))}  # Hangul has a rule, no table
+    second = {*map(chr, range(0x1161, 0x1176)), *map(chr, range(0x11A8, 0x11C3))}
+    for char in map(chr, chain(range(0xC0, 0x3100), range(0x10000, 0x17000))):
+        one, _, other = unicodedata.decomposition(char).partition(" ")
+        if other and one[0] != "<" and unicodedata.normalize("NFC", char) == char:
+            first.add(chr(int(one, 16)))
+            second.add(chr(int(other, 16)))
+    return frozenset(first), frozenset(second)
+
+
+forms = Plain(letter, whole).read
+"""The folded text and its skeleton. In place of the first None where it is what `lower` makes of the text. `text` is in
+NFC."""

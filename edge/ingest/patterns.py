@@ -57,15 +57,15 @@ class Patterns:
         re2.purge()  # it keeps the last 128 single ones, which nobody asks for again
         self._set = _Set(_compile([pattern.text for pattern in patterns]), tuple(hits)) if hits else None
 
-    def find(self, text: str, folded: str) -> Hit | None:
+    def find(self, text: str, folded: str | None) -> Hit | None:
         """The most severe of what matches the text, as written or folded (normal.py). A folded text is in lower case,
-        which is the same to all but a pattern with `(?-i)`."""
+        which is the same to all but a pattern with `(?-i)`; where folding has done no more, `folded` may be None."""
         if self._set is None:
             return None
         compiled, hits = self._set
-        found: list[int] = compiled.Match(text) or []
-        if folded != text.lower():
-            found += compiled.Match(folded) or ()
+        found: list[int] = compiled.Match(text.encode()) or []
+        if folded is not None and folded != text.lower():
+            found += compiled.Match(folded.encode()) or ()
         return max((hits[index] for index in found), key=lambda hit: hit.kind) if found else None
 
 

@@ -10,7 +10,7 @@ from edge.ingest import modes
 from edge.ingest.crowd import Alarm, Crowds, Echo
 from edge.ingest.limits import MODERATORS, Limits, Rates
 from edge.ingest.modes import OPEN, Author, AutoSlow, Mode
-from edge.ingest.normal import collapse, fold
+from edge.ingest.normal import forms
 from edge.ingest.patterns import Patterns
 from edge.ingest.recent import Recent
 from edge.ingest.text import mentions
@@ -77,7 +77,7 @@ class Room:
 
     def set(self, rules: Rules, everywhere: WordList) -> None:
         self.rules = rules
-        self.words = Words(everywhere, rules.words)
+        self.words = rules.words if everywhere is NO_WORDS else Words(everywhere, rules.words)
         self.patterns = rules.patterns
         self.apply()
 
@@ -198,8 +198,7 @@ class Pipeline:
 
     def _moderate(self, room: Room, comment: Facts, now: float) -> Verdict:
         text = comment.text
-        folded = fold(text)
-        bones = collapse(folded)
+        folded, bones = forms(text)
         hit = room.words.find(text, bones)
         if hit is not None and hit.kind is Kind.REJECTED:
             return _found(hit, "word")

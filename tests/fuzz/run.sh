@@ -9,7 +9,7 @@ cd "$(dirname "$0")/../.."
 root=$PWD
 out=$root/out/fuzz
 seconds=${FUZZ_SECONDS:-60}
-targets=${FUZZ_TARGETS:-http proxy ws vector engine}
+targets=${FUZZ_TARGETS:-http proxy ws vector text engine}
 python=${PYTHON:-$root/.venv/bin/python}
 mkdir -p "$out"
 

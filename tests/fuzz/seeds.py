@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-TARGETS = ("http", "proxy", "ws", "vector", "engine")
+TARGETS = ("http", "proxy", "ws", "vector", "text", "engine")
 GOLDEN = Path(__file__).parent.parent / "_fast" / "golden"
 LONGEST = 1500  # a golden file of 64 KB would take seconds: its own tests run it
 
@@ -16,6 +16,14 @@ PROXIES = (
     b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
 )
 VECTORS = (b"i3.m12.c345", b"i18446744073709551615.m18446744073709551615.c18446744073709551616", bytes(range(1, 28)))
+TEXTS = (
+    "you @ss, 4ss! fuuuck http://x.example",
+    "здравствуй мир привет всем сегодня ❤️ 👩‍👩‍👧 🇧🇷",
+    "今すぐ無料で登録してください！！公式サイト…",
+    "नमस्ते ज़िन्दगी कि क़ किं ਖ਼ লো ো கொ ำ ซึ่งที่",
+    "Z\u0361\u034a\u0353a\u0334\u0310\u035al\u0335go \u1e9b\u0323 \u212b \ufb01 \ufdfa ㌖ ½ Σ ΑΣ İ 가각ᄀ\u1161",
+    "\u202eabc\u2066 \u200b\u2028\x00\U000e0041\U0001d165\U0001d16e",
+)
 
 
 def of(name: str) -> list[bytes]:
@@ -110,5 +118,6 @@ _MAKERS: dict[str, Callable[[], Iterator[bytes]]] = {
     "proxy": lambda: iter(PROXIES),
     "ws": _ws,
     "vector": lambda: iter(VECTORS),
+    "text": lambda: (text.encode() for text in TEXTS),
     "engine": _engine,
 }

@@ -120,15 +120,15 @@ def test_nobody_has_more_than_their_share_and_who_waits_as_told_is_let_in(moves:
     """Also where the clock goes back: that gives nobody anything."""
     size, per_s = 4, 8.0
     limits = Limits(Rates(user=size, user_s=per_s, room_per_s=0, all_per_s=0))
-    now = most = 1000.0
+    now = least = most = 1000.0
     taken: dict[str, int] = {"ann": 0, "bob": 0}
     for eighths, user in moves:
         now += eighths / 8
-        most = max(most, now)
+        least, most = min(least, now), max(most, now)
         refusal = limits.check(user, None, (), b"", "r", now)
         if refusal is None:
             taken[user] += 1
-            assert taken[user] <= size + (most - 1000.0) * size / per_s + 1e-6
+            assert taken[user] <= size + (most - least) * size / per_s + 1e-6
         else:
             assert refusal.retry_after is not None
             assert 0 < refusal.retry_after <= per_s / size + (most - now) + 1e-6

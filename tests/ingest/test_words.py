@@ -45,6 +45,12 @@ def test_what_is_no_such_word(text: str) -> None:
     assert finds(text, "ass") is None
 
 
+def test_a_sign_is_spared_once() -> None:
+    assert finds("5@@@5", "aa") is None
+    assert finds("5@@@@5", "aa") == "aa"
+    assert finds("@@@5", "aa") == "aa"
+
+
 def test_a_disguised_sign_is_a_letter() -> None:
     assert finds("as$", "ass") == "ass"
 

@@ -1,0 +1,184 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
+# Text as moderation reads it: each character as the plain one that it stands for, and each run of one character as one.
+# It owns a table of characters, filled as they are met, by asking a function of Python's once for each: what they stand
+# for is not known here. It must never do I/O, read a clock, or answer where characters might join into others: a text
+# in which they might goes to a second function, which reads it as a whole.
+#
+# When characters join. A text is read in NFKC, and NFKC of a text is more than that of its characters one by one: marks
+# change places, and some characters become one. Neither happens at a character that begins with a letter (its class of
+# marks is 0) with which nothing before it joins. Most writing is nothing else. A mark keeps its place behind one of a
+# class no higher than its own. And what may join stays alone behind a whole character that joins with nothing.
+from cpython.unicode cimport PyUnicode_DATA, PyUnicode_GET_LENGTH, PyUnicode_KIND, PyUnicode_New, PyUnicode_READ
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memcpy
+
+from edge._fast.sys cimport mem_alloc, mem_free
+
+cdef extern from "Python.h":
+    bint PyUnicode_IS_ASCII(object text)
+    object PyUnicode_FromKindAndData(int kind, const void* data, Py_ssize_t size)
+
+cdef enum:
+    LONGEST = 512               # characters of a text; a longer one is read as a whole
+    MOST = 3                    # characters that one of them may stand for; what stands for more is read as a whole
+    PAGE = 256                  # characters of a page of the table
+    PAGES = 0x400 + 0x10        # planes 0 to 3, then the tags. The other planes have nothing but private characters
+
+cdef enum:                      # what is known of a character
+    MET = 1
+    DROPPED = 2                 # it is not seen at all: what is around it is side by side
+    LOWER = 4                   # it stands for itself in lower case, and no more
+    MARK = 8                    # it begins with a mark
+    JOINS = 16                  # it may join with what is before it
+    JOINED = 32                 # something may join with its end
+    WHOLE = 64                  # a text with it in it is read as a whole
+
+ctypedef struct Letter:
+    uint32_t folded[MOST]
+    uint8_t count               # of `folded`
+    uint8_t flags
+    uint8_t last                # the class of the mark that it ends with; 0 where it ends with none
+
+
+cdef class Plain:
+    """`learn` tells of a character what there is to know (`normal.Letter`), `whole` reads a text in its own way."""
+
+    cdef Letter* pages[PAGES]
+    cdef uint8_t ascii[128]
+    cdef object learn
+    cdef object whole
+
+    def __init__(self, learn, whole):
+        cdef int code
+        self.learn, self.whole = learn, whole
+        for code in range(128):
+            self.ascii[code] = ord(learn(code).folded)
+
+    def __dealloc__(self):
+        cdef int page
+        for page in range(PAGES):
+            mem_free(self.pages[page], PAGE * sizeof(Letter))
+
+    def read(self, str text not None):
+        """The text folded, and its skeleton. In place of the first None where it is what `lower` makes of the text."""
+        cdef object found = None
+        if PyUnicode_GET_LENGTH(text) <= LONGEST:
+            found = plain_ascii(self, text) if PyUnicode_IS_ASCII(text) else plain_any(self, text)
+        return self.whole(text) if found is None else found
+
+
+cdef object plain_ascii(Plain it, str text):
+    cdef Py_ssize_t n = PyUnicode_GET_LENGTH(text), m = 0, i
+    cdef const uint8_t* p = <const uint8_t*>PyUnicode_DATA(text)
+    cdef uint8_t folded[LONGEST]
+    cdef uint8_t bones[LONGEST]
+    cdef uint8_t code, to, last = 255, other = 0
+    for i in range(n):
+        code = p[i]
+        to = it.ascii[code]
+        other |= to ^ (code | <uint8_t>(<uint8_t>(code - 65) < 26) << 5)
+        folded[i] = bones[m] = to
+        m += to != last
+        last = bones[m - 1]
+    return (ascii_text(folded, n) if other else None), ascii_text(bones, m)
+
+
+cdef object ascii_text(const uint8_t* p, Py_ssize_t n):
+    cdef object made = PyUnicode_New(n, 127)
+    memcpy(PyUnicode_DATA(made), p, n)
+    return made
+
+
+cdef object plain_any(Plain it, str text):
+    cdef Py_ssize_t n = PyUnicode_GET_LENGTH(text), size = 0, m = 0, i
+    cdef int kind = PyUnicode_KIND(text), k
+    cdef const void* p = PyUnicode_DATA(text)
+    cdef uint32_t folded[LONGEST * MOST]
+    cdef uint32_t bones[LONGEST * MOST]
+    cdef uint32_t code, to, last = 0xFFFFFFFF
+    cdef uint8_t every = LOWER, before = MARK, mark = 0
+    cdef const Letter* letter
+    for i in range(n):
+        code = PyUnicode_READ(kind, p, i)
+        if code < 128:
+            to = folded[size] = it.ascii[code]
+            size += 1
+            every &= LOWER if to == (code | <uint32_t>(code - 65 < 26) << 5) else 0
+            before, mark = JOINED, 0
+            if to != last:
+                bones[m] = last = to
+                m += 1
+            continue
+        letter = letter_of(it, code)
+        every &= letter.flags
+        if letter.flags & (DROPPED | WHOLE | MARK | JOINS):
+            if letter.flags & WHOLE:
+                return None
+            if letter.flags & DROPPED:
+                continue
+            if letter.flags & JOINS and (before & JOINED or mark):
+                return None
+            if letter.flags & MARK and mark > letter.last:
+                return None
+        before, mark = letter.flags, letter.last
+        for k in range(letter.count):
+            to = folded[size] = letter.folded[k]
+            size += 1
+            if to != last:
+                bones[m] = last = to
+                m += 1
+    return (
+        None if every else PyUnicode_FromKindAndData(4, folded, size),
+        PyUnicode_FromKindAndData(4, bones, m),
+    )
+
+
+cdef const Letter* letter_of(Plain it, uint32_t code) except NULL:
+    cdef uint32_t page = code >> 8
+    cdef Letter* letter
+    if page >= 0x400:
+        if page >> 4 != 0xE0:
+            return private(code)
+        page = 0x400 | (page & 15)
+    if it.pages[page] == NULL:
+        it.pages[page] = <Letter*>mem_alloc(PAGE * sizeof(Letter))
+        if it.pages[page] == NULL:
+            raise MemoryError
+    letter = &it.pages[page][code & 255]
+    if not letter.flags:
+        letter_meet(letter, it.learn(code))
+    return letter
+
+
+cdef Letter PRIVATE
+
+
+cdef const Letter* private(uint32_t code) noexcept:
+    # There is one such at a time, and who asks for another is done with it.
+    PRIVATE.folded[0], PRIVATE.count, PRIVATE.flags = code, 1, MET | LOWER
+    return &PRIVATE
+
+
+cdef int letter_meet(Letter* letter, learned) except -1:
+    cdef str folded = learned.folded
+    cdef Py_ssize_t n = len(folded), i
+    cdef uint8_t flags = MET
+    if learned.dropped:
+        flags |= DROPPED
+    if learned.lower:
+        flags |= LOWER
+    if learned.mark:
+        flags |= MARK
+    if learned.joins:
+        flags |= JOINS
+    if learned.joined:
+        flags |= JOINED
+    if learned.whole or n > MOST:
+        flags |= WHOLE
+    else:
+        for i in range(n):
+            letter.folded[i] = ord(folded[i])
+        letter.count = <uint8_t>n
+    letter.last = learned.last
+    letter.flags = flags
+    return 0

@@ -1,0 +1,6 @@
+# What Python may call of the sieve of a list of words.
+from typing import Self
+
+class Sieve:
+    def __new__(cls, words: list[tuple[str, bool]]) -> Self: ...
+    def may(self, text: str, bones: str) -> bool: ...

@@ -43,6 +43,7 @@ class LocalServer:
         self.sessions: set[Session] = set()
         self.cut = 0
         self.unheard = 0
+        self.stopped = False
         self._server: asyncio.Server | None = None
         self._inode = 0
         self._packed: tuple[tuple[str, int, int], bytes, bytes] | None = None
@@ -61,6 +62,7 @@ class LocalServer:
     async def stop(self) -> None:
         if self._server is None:
             return
+        self.stopped = True
         self._server.close()
         await self.store.state.close()
         for session in list(self.sessions):

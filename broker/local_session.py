@@ -50,6 +50,9 @@ class Session(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # which uvloop's is not, but for its methods
         self.transport.set_write_buffer_limits(high=ANSWER_BYTES)
+        if self.server.stopped:  # a listener that is closed may have one more: whoever it is comes back to the next
+            self.transport.abort()
+            return
         self.server.sessions.add(self)
         self.transport.write(pack(0, envelope.VERSION, self.server.born))
 

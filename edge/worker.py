@@ -51,6 +51,7 @@ log = logging.getLogger("edge.worker")
 HTTP_CONNECTIONS = 384
 GOODBYE_S = 2.0
 PACE_S = 0.002
+LOOKS = 8
 
 
 class Worker:
@@ -78,7 +79,8 @@ class Worker:
         self.gate = Gate(tokens, anonymous=anonymous, names=config.server.dev)
         self.tasks: set[asyncio.Task[Any]] = set()
         self.turning = False
-        self.paced = self.due = False
+        self.paced = False
+        self.looks = 1  # at what has come in, in the next turn
         self.heard = 0.0  # when viewers have said something last
         self.next_turn = self.turn  # bound once: a broadcast calls it a thousand times a second
         self.context = contextvars.copy_context()  # the same for all turns: a copy each would be for nothing
@@ -173,8 +175,8 @@ class Worker:
 
     def turn(self) -> None:
         try:
-            self.turning = self.engine.tick(self.due or not self.paced)
-            self.due = False
+            self.turning = self.engine.tick(self.looks)
+            self.looks = 0 if self.paced else 1
         except Exception:  # of an upcall: one viewer's trouble must not stop all others
             log.exception("a turn")
             self.turning = True
@@ -189,6 +191,7 @@ class Worker:
         now = time.monotonic()
         if not self.paced and now - self.heard < PACE_S:
             self.paced = True
+            self.looks = 0
             self.loop.remove_reader(self.engine.fileno())
             self.loop.call_later(PACE_S, self.paced_turn)
         self.heard = now
@@ -196,12 +199,13 @@ class Worker:
     def paced_turn(self) -> None:
         if self.closed:
             return
-        self.due = True
+        self.looks = LOOKS
         self.readable()
         if time.monotonic() - self.heard < PACE_S:
             self.loop.call_later(PACE_S, self.paced_turn)
         else:
             self.paced = False
+            self.looks = 1
             self.loop.add_reader(self.engine.fileno(), self.readable)
 
     def soon(self) -> None:

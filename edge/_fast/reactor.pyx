@@ -133,9 +133,9 @@ cdef class Engine:
 
     # -- the turn
 
-    def tick(self, bint events=True) -> bool:
-        """A turn: events, then the program above, then a slice of the sweeps. True: there is more to do. Without
-        `events` what has come in waits for the next turn with them.
+    def tick(self, int looks=1) -> bool:
+        """A turn: events, then the program above, then a slice of the sweeps. True: there is more to do. Each look is
+        for 64 events; without one what has come in waits for the next turn.
 
         While nobody else on the loop has work it is as many of these as fit into its time: the loop's own part in a
         broadcast, which is the most of what is not the kernel's, is halved so."""
@@ -150,7 +150,7 @@ cdef class Engine:
             self.hurry = HURRY
         while True:
             with nogil:
-                turn(&self.k, &self.door, now + self.k.opt.tick_ns // 2, events)
+                turn(&self.k, &self.door, now + self.k.opt.tick_ns // 2, looks)
             if self.k.events.n:
                 self.hurry = HURRY
                 self.deliver()

@@ -194,15 +194,15 @@ cdef void turn_special(Core* k, Door* d, uint32_t which) noexcept nogil:
             turn_pause(k, &d.listeners[i])
 
 
-cdef void turn(Core* k, Door* d, uint64_t until, bint events) noexcept nogil:
+cdef void turn(Core* k, Door* d, uint64_t until, int looks) noexcept nogil:
     cdef epoll_event found[EVENTS]
     cdef uint32_t slot, waiting, ident
-    cdef int i, n, r, left = EVENTS if events else 0
+    cdef int i, n, r, left = looks * <int>EVENTS
     # Asked again while there is something: in a storm of joins, a turn of the loop for each would cost as much as the
     # join.
     d.accepts = 0
     while left > 0 and d.accepts < ACCEPTS and k.now < until:
-        n = epoll_wait(k.epfd, found, left, 0)
+        n = epoll_wait(k.epfd, found, min(left, <int>EVENTS), 0)
         if n <= 0:
             break
         for i in range(n):

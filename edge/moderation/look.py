@@ -21,7 +21,9 @@ LOOKING = 10_000
 """Comments that are looked at, at a time: past it one stays as it is, and is counted."""
 BACKLOG = 10_000
 """Comments that are looked at later. Past it the oldest is left to the moderators, whose queue all of them are in."""
-BACKLOG_TURN = 2_000
+AT_ONCE = 32
+AGAIN_S = 0.02
+"""Of those that are left so many are looked at in so long."""
 
 
 class Look:
@@ -34,6 +36,7 @@ class Look:
         self._spawn = spawn
         self._thresholds = Thresholds()
         self._looking = 0
+        self._draining = False
         self._last: dict[tuple[str, str], asyncio.Future[None]] = {}  # of each author in a room: what is to end before
         self._backlog: deque[Waiting] = deque(maxlen=BACKLOG)
         self.removed = 0
@@ -52,13 +55,21 @@ class Look:
 
     def turn(self) -> None:
         """To be called once a second: what was left while the classifier was away, when it is there again."""
-        if self._backlog and not self._classifier.is_open:
-            again, self._backlog = self._backlog, deque(maxlen=BACKLOG)
-            for waiting in list(again)[:BACKLOG_TURN]:
-                again.popleft()
-                if self._review.waits(waiting.room, waiting.comment["id"]):
-                    self.at(waiting)
-            self._backlog.extend(again)
+        if self._backlog and not self._draining and not self._classifier.is_open:
+            self._draining = True
+            self._spawn(self._drain())
+
+    async def _drain(self) -> None:
+        """A few at a time: whoever comments meanwhile is not to wait for it."""
+        try:
+            while self._backlog and not self._classifier.is_open:
+                for _ in range(min(AT_ONCE, len(self._backlog))):
+                    waiting = self._backlog.popleft()
+                    if self._review.waits(waiting.room, waiting.comment["id"]):
+                        self.at(waiting)
+                await asyncio.sleep(AGAIN_S)
+        finally:
+            self._draining = False
 
     def figures(self) -> dict[str, int]:
         found = self._classifier.figures()

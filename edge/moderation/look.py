@@ -21,6 +21,9 @@ LOOKING = 10_000
 """Comments that are looked at, at a time: past it one stays as it is, and is counted."""
 BACKLOG = 10_000
 """Comments that are looked at later. Past it the oldest is left to the moderators, whose queue all of them are in."""
+ACTING = 32
+"""Comments that are published, removed or marked at a time: what a classifier that has just gone leaves comes all at
+once, and whoever comments meanwhile is not to wait for it."""
 AT_ONCE = 32
 AGAIN_S = 0.02
 """Of those that are left so many are looked at in so long."""
@@ -36,6 +39,7 @@ class Look:
         self._spawn = spawn
         self._thresholds = Thresholds()
         self._looking = 0
+        self._acting = asyncio.Semaphore(ACTING)
         self._draining = False
         self._last: dict[tuple[str, str], asyncio.Future[None]] = {}  # of each author in a room: what is to end before
         self._backlog: deque[Waiting] = deque(maxlen=BACKLOG)
@@ -81,11 +85,12 @@ class Look:
             found = await self._classifier.classify(Comment(made, text, waiting.room, waiting.user))
             if before is not None:
                 await asyncio.wait([before])
-            if isinstance(found, Score):
-                await self._scored(waiting, found.value)
-            else:
-                self._classifier.settled(made)  # the queue is where it is held
-                await self._unscored(waiting, found)
+            async with self._acting:
+                if isinstance(found, Score):
+                    await self._scored(waiting, found.value)
+                else:
+                    self._classifier.settled(made)  # the queue is where it is held
+                    await self._unscored(waiting, found)
         except EdgeError as error:
             log.info("comment %s in room %s stays as it is: %s", made, waiting.room, error)
         finally:
@@ -98,9 +103,8 @@ class Look:
     async def _unscored(self, waiting: Waiting, found: Down) -> None:
         waiting.reasons = found.verdict.reasons
         if not waiting.shown and found.verdict.kind is Kind.PUBLISH:
-            await self._review.settle(waiting, True)
-            waiting.shown = True
-        if waiting.shown and not waiting.kept:
+            await self._review.show(waiting)
+        elif waiting.shown and not waiting.kept:
             await self._review.mark(waiting)
         self._backlog.append(waiting)
 

@@ -134,6 +134,15 @@ class Review:
             await self._tell(room, waiting.user, wire.ack(None, id_, status, error))
         return status
 
+    async def show(self, waiting: Waiting) -> None:
+        """It is published, and stays in the queue: nobody has looked at it."""
+        room, id_ = waiting.room, waiting.comment["id"]
+        if await self._publish(room, waiting.comment) != "published":
+            raise EdgeError("unavailable", "it could not be published just now", retry_after=1)
+        waiting.shown = True
+        await self.mark(waiting)
+        await self._tell(room, waiting.user, wire.ack(None, id_, "published"))
+
     async def hide(self, waiting: Waiting) -> None:
         """Its author is to believe that it is shown, and may send it again. From those who have it already it goes, its
         author among them."""

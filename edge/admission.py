@@ -15,6 +15,7 @@ from edge._fast.buckets import Buckets
 from edge.auth import Identity, KeyComing
 from edge.auth.turns import Turns
 from edge.errors import EdgeError
+from edge.ingest.limits import network
 from edge.ingest.modes import OPEN
 from edge.moderation.alarms import Alarms
 from edge.moderation.rules import Rules
@@ -95,8 +96,7 @@ class Admission:
     def check_opening(self, room: str, address: bytes) -> None:
         """A room that is not open here takes reads of the log, and is made if it is not there."""
         if address and not self.watch.has(room):
-            mapped = address.startswith(bytes(10) + b"\xff\xff")
-            wait_s = self._openings.take(address if mapped else address[:8], time.monotonic())  # IPv6 by /64
+            wait_s = self._openings.take(network(address), time.monotonic())
             if wait_s:
                 words = "too many rooms are opened from this address"
                 raise EdgeError("too_many", words, retry_after=math.ceil(wait_s))

@@ -114,7 +114,7 @@ class Known:
     def find(self, room: str, re: str | None, names: Iterable[str]) -> tuple[str, ...] | None:
         """The users of these names; None where not all is known without looking further, the comment `re` too."""
         it = self._rooms.get(room)
-        if re is not None and (it is None or it.comments.get(re) is None or re in self._gone(room)):
+        if self._lacks(room, it, re):
             return None
         found = [self._user(room, it, name) for name in names]
         return None if None in found else tuple(dict.fromkeys(user for user in found if user is not None))
@@ -135,7 +135,7 @@ class Known:
         for wait_s in WAITS_S:
             await asyncio.sleep(wait_s)
             it = await self._read(room)
-            if re is not None and (it.comments.get(re) is None or re in self._gone(room)):
+            if self._lacks(room, it, re):
                 continue
             missing = [name for name in names if name not in elsewhere and self._user(room, it, name) is None]
             if missing and not elsewhere:
@@ -144,9 +144,13 @@ class Known:
             if not missing or lenient:
                 users = (elsewhere.get(name) or self._user(room, it, name) for name in names)
                 return tuple(dict.fromkeys(user for user in users if user is not None))
-        if re is not None and (it.comments.get(re) is None or re in self._gone(room)):
+        if self._lacks(room, it, re):
             raise EdgeError("unknown_comment", "the comment that this replies to is not known in this room")
         raise EdgeError("unknown_user", f"nobody called {missing[0]} is here")
+
+    def _lacks(self, room: str, it: _Room | None, re: str | None) -> bool:
+        """There is no such comment, as far as is known; where none is asked for, none is lacking."""
+        return re is not None and (it is None or it.comments.get(re) is None or re in self._gone(room))
 
     def _user(self, room: str, it: _Room | None, name: str) -> str | None:
         if self._here(room, name):

@@ -99,10 +99,8 @@ class Speech:
         ban = self._rules.ban(room, identity.user, now)
         if ban is not None and not ban.shadow:
             self.rejected += 1
-            wait_s = None if ban.until is None else max(1.0, round(ban.until - now, 3))
-            raise EdgeError("banned", retry_after=wait_s)
-        # In dev mode everybody has every scope, and is measured like anybody all the same: their tokens never end.
-        moderates = "moderate" in identity.scopes and identity.exp is not None
+            raise ban.refusal(now)
+        moderates = identity.moderates
         known = self._known_verdict((room, made), body)
         verdict = known or self._judge(identity, moderates, room, body, address)
         if verdict.kind is Kind.REJECTED:

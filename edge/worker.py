@@ -184,8 +184,7 @@ class Worker:
             self.loop.call_soon(self.next_turn, context=self.context)
 
     # A message that comes by itself is read at once. Where they come faster than one in PACE_S, what has come in so
-    # long is read together: a turn of the loop for each costs more than the message. 10,000 comments a second took less
-    # than half of the CPU so, and their answers 2 ms more.
+    # long is read together: a turn of the loop for each costs more than the message (docs/decisions/0013).
 
     def pace(self) -> None:
         now = time.monotonic()

@@ -122,9 +122,7 @@ class Review:
         room, id_ = waiting.room, waiting.comment["id"]
         status, error = "published", None
         if approve and not waiting.shown:
-            status = await self._publish(room, waiting.comment)
-            if status != "published":  # it stays in the queue: offered twice it is one comment all the same
-                raise EdgeError("unavailable", "it could not be published just now", retry_after=1)
+            await self._offer(waiting)
         elif not approve:
             status, error = "rejected", EdgeError("moderated")
             if waiting.shown:
@@ -137,11 +135,15 @@ class Review:
     async def show(self, waiting: Waiting) -> None:
         """It is published, and stays in the queue: nobody has looked at it."""
         room, id_ = waiting.room, waiting.comment["id"]
-        if await self._publish(room, waiting.comment) != "published":
-            raise EdgeError("unavailable", "it could not be published just now", retry_after=1)
+        await self._offer(waiting)
         waiting.shown = True
         await self.mark(waiting)
         await self._tell(room, waiting.user, wire.ack(None, id_, "published"))
+
+    async def _offer(self, waiting: Waiting) -> None:
+        """Where that fails it stays in the queue: offered twice it is one comment all the same."""
+        if await self._publish(waiting.room, waiting.comment) != "published":
+            raise EdgeError("unavailable", "it could not be published just now", retry_after=1)
 
     async def hide(self, waiting: Waiting) -> None:
         """Its author is to believe that it is shown, and may send it again. From those who have it already it goes, its

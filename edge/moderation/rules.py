@@ -39,6 +39,10 @@ class Ban(Struct, frozen=True):
     def holds(self, now: float) -> bool:
         return self.until is None or now < self.until
 
+    def refusal(self, now: float) -> EdgeError:
+        """What its user is told, where it is one that shows."""
+        return EdgeError("banned", retry_after=None if self.until is None else max(1.0, round(self.until - now, 3)))
+
 
 class Strikes(Struct, frozen=True):
     """When comments of theirs were removed."""

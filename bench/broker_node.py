@@ -22,6 +22,7 @@ from bench.broker_watch import Watching
 from broker.base import CHAT, MUST, BrokerError, Kind
 from broker.nats import NatsBroker
 from broker.nats_hear import _wants_all
+from edge import wire
 from edge.errors import EdgeError
 from edge.offers import Offers
 
@@ -200,7 +201,7 @@ class Node:
             self.said += 1
             told.asked()
             try:
-                self.offers.take(room, said(name, self.said), told.done)
+                self.offers.take(room, wire.item(room, said(name, self.said)), told.done)
             except EdgeError:
                 told.done("rejected")
 

@@ -18,7 +18,7 @@ from edge.ingest.limits import Limits, Rates
 from edge.ingest.modes import Author
 from edge.ingest.normal import forms, skeleton
 from edge.ingest.patterns import Pattern, Patterns
-from edge.ingest.pipeline import Facts, Pipeline, Rules
+from edge.ingest.pipeline import Pipeline, Rules
 from edge.ingest.text import mentions
 from edge.ingest.verdict import Kind
 from edge.ingest.words import Entry, WordList, Words
@@ -49,14 +49,15 @@ def clock() -> Iterator[float]:
 def whole(texts: list[str], words: list[Entry], patterns: list[Pattern], rounds: int) -> tuple[float, float]:
     pipeline = Pipeline(Rates())
     pipeline.set_rules(ROOM, Rules(words=WordList(words), patterns=Patterns(patterns)))
-    users = cycle([(Author(f"user{number}"), ADDRESS + number.to_bytes(3)) for number in range(50_000)])
+    voices = cycle(
+        [pipeline.voice(ROOM, Author(f"user{number}"), ADDRESS + number.to_bytes(3)) for number in range(50_000)]
+    )
     times = clock()
     gc.freeze()  # as a worker does after its start
 
     def run() -> None:
         for text in texts:
-            author, address = next(users)
-            verdict = pipeline.check(Facts(ROOM, author, text, address), next(times))
+            verdict = pipeline.check(next(voices), text, next(times))
             if verdict.kind is not Kind.PUBLISH:
                 raise RuntimeError(f"{text!r}: {verdict}")
 
@@ -71,18 +72,13 @@ def parts(texts: list[str], words: list[Entry], patterns: list[Pattern], rounds:
     limits = Limits(Rates())
     echo = Echo()
     users = [f"user{number}" for number in range(len(texts))]
-    addresses = [ADDRESS + number.to_bytes(3) for number in range(len(texts))]
+    purses = [limits.purse(user, None, (), ADDRESS + at.to_bytes(3), ROOM) for at, user in enumerate(users)]
     both = list(zip(texts, bones, strict=True))
     author = Author("ann")
     times = clock()
     every: list[tuple[str, Callable[[], object]]] = [
         ("clean_text (in wire)", lambda: [wire.clean_text(text) for text in texts]),
-        (
-            "limits",
-            lambda: [
-                limits.check(user, None, (), a, ROOM, next(times)) for user, a in zip(users, addresses, strict=True)
-            ],
-        ),
+        ("limits", lambda: [limits.take(purse, next(times)) for purse in purses]),
         ("mode, where one is set", lambda: [modes.check(modes.Mode(), author, text, None, 0.0) for text in texts]),
         ("folded, and skeleton", lambda: [forms(text) for text in texts]),
         ("words", lambda: [list_.find(text, bone) for text, bone in both]),

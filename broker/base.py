@@ -195,8 +195,9 @@ class Answers(Protocol):
 
 
 @runtime_checkable
-class OffersAtOnce(Protocol):
-    """What a broker can do besides that has its offers in this process: take one without a wait."""
+class AtOnce(Protocol):
+    """A broker that has all in this process: it takes an offer without a wait, and its coroutines wait for nothing but
+    a disk."""
 
     def offer_now(self, shard: int, items: Sequence[bytes]) -> None:
         """As `offer`, and STORED on the return."""
@@ -400,12 +401,14 @@ def check_shard(shard: int, shards: int) -> None:
         raise ValueError(f"shard: 0 to {shards - 1}, not {shard}")
 
 
-def check_offer(shard: int, shards: int, items: Sequence[bytes]) -> None:
+def check_offer(shard: int, shards: int, items: Sequence[bytes]) -> int:
+    """The bytes of all."""
     check_shard(shard, shards)
     if not 0 < len(items) <= OFFER_ITEMS:
         raise ValueError(f"offer: 1 to {OFFER_ITEMS} items, not {len(items)}")
     if (size := sum(map(len, items))) > OFFER_BYTES:
         raise ValueError(f"offer: {size} bytes, and {OFFER_BYTES} is the limit")
+    return size
 
 
 def check_subject(subject: str) -> None:

@@ -81,9 +81,7 @@ class Offers:
 
     def offer(self, shard: int, items: Sequence[bytes]) -> int:
         """Its number. Whoever takes the shard has had it when this returns."""
-        check_offer(shard, len(self._queues), items)
-        own = [bytes(item) for item in items]
-        cost = OFFER_COST + sum(map(len, own)) + ITEM_COST * len(own)
+        cost = OFFER_COST + check_offer(shard, len(self._queues), items) + ITEM_COST * len(items)
         if self.size + cost > self.limit_bytes:
             self.refused += 1
             raise Full(f"{len(self)} offers that nobody has covered fill {self.limit_bytes} bytes")
@@ -91,7 +89,7 @@ class Offers:
         self._seq += 1
         self.stored += 1
         self.size += cost
-        offer = Offer(self._seq, own, cost)
+        offer = Offer(self._seq, list(map(bytes, items)), cost)
         queue.add(offer)
         for taker in tuple(queue.takers):
             give(taker, shard, offer)

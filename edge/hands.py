@@ -67,7 +67,7 @@ class Hands:
         return await retraction(self._broker, self.watch.room(room).must, ids)
 
     async def publish(self, room: str, comment: wire.Message) -> str:
-        return str(await outcome(lambda done: self._offers.take(room, comment, done)))
+        return str(await outcome(lambda done: self._offers.take(room, wire.item(room, comment), done)))
 
     def reply(self, id_: int, message: wire.Message) -> bool:
         self._soon()

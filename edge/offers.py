@@ -4,11 +4,10 @@
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from broker.base import OFFER_BYTES, OFFER_ITEMS, Broker, BrokerError, Kind, OffersAtOnce
+from broker.base import OFFER_BYTES, OFFER_ITEMS, AtOnce, Broker, BrokerError, Kind
 from edge import wire
 from edge.errors import EdgeError
 
@@ -26,11 +25,30 @@ an error, why it was not taken."""
 
 
 class _Queue:
-    __slots__ = ("items", "under_way")
+    """Comments of one shard, and for each who is to be told."""
+
+    __slots__ = ("dones", "items", "size", "under_way")
 
     def __init__(self) -> None:
-        self.items: deque[tuple[bytes, Done]] = deque()
+        self.items: list[bytes] = []
+        self.dones: list[Done] = []
+        self.size = 0
         self.under_way = False
+
+    def first(self) -> tuple[list[bytes], list[Done]]:
+        """As many as make one offer; they are not in the queue any more."""
+        count, size = len(self.items), self.size
+        if count > OFFER_ITEMS or size > OFFER_BYTES:
+            count = size = 0
+            for item in self.items[:OFFER_ITEMS]:
+                if count and size + len(item) > OFFER_BYTES:
+                    break
+                size += len(item)
+                count += 1
+        taken = self.items[:count], self.dones[:count]
+        del self.items[:count], self.dones[:count]
+        self.size -= size
+        return taken
 
 
 class Offers:
@@ -40,7 +58,7 @@ class Offers:
     def __init__(self, broker: Broker, spawn: Callable[[Any], Any]) -> None:
         self._broker = broker
         self._spawn = spawn
-        self._at_once = broker if isinstance(broker, OffersAtOnce) else None
+        self._at_once = broker if isinstance(broker, AtOnce) else None
         self._queues: dict[int, _Queue] = {}
         self._shards: dict[str, int] = {}  # of rooms
         self._due = False  # all queues are offered in this turn of the loop
@@ -53,8 +71,8 @@ class Offers:
         """What has been offered lately did not get through, as far as is known."""
         return now - self._failed < FAILED_S
 
-    def take(self, room: str, comment: wire.Message, done: Done, paid: bool = False) -> None:
-        """`done` is called later, once it is known."""
+    def take(self, room: str, item: bytes, done: Done) -> None:
+        """A comment as its item (edge/wire.py). `done` is called later, once it is known."""
         shard = self._shards.get(room)
         if shard is None:
             if len(self._shards) >= SHARDS:
@@ -67,7 +85,9 @@ class Offers:
             self.refused += 1
             raise EdgeError("overloaded", retry_after=2)
         self.taken += 1
-        queue.items.append((wire.item(room, comment, paid), done))
+        queue.items.append(item)
+        queue.dones.append(done)
+        queue.size += len(item)
         if self._at_once is not None:
             if not self._due:
                 self._due = True
@@ -76,27 +96,27 @@ class Offers:
             queue.under_way = True
             self._spawn(self._send(shard, queue))
 
-    def _offer_all(self, broker: OffersAtOnce) -> None:
+    def _offer_all(self, broker: AtOnce) -> None:
         self._due = False
         queues, self._queues = self._queues, {}
         for shard, queue in queues.items():
             while queue.items:
-                taken = _first(queue.items)
+                items, dones = queue.first()
                 status = "published"
                 try:
-                    broker.offer_now(shard, [item for item, _ in taken])
+                    broker.offer_now(shard, items)
                 except (BrokerError, ValueError) as error:
-                    self._refused(shard, len(taken), error)
+                    self._refused(shard, len(items), error)
                     status = "rejected"
-                for _, done in taken:
+                for done in dones:
                     done(status)
 
     async def _send(self, shard: int, queue: _Queue) -> None:
         try:
             while queue.items:
-                taken = _first(queue.items)
-                status = await self._offer(shard, [item for item, _ in taken])
-                for _, done in taken:
+                items, dones = queue.first()
+                status = await self._offer(shard, items)
+                for done in dones:
                     done(status)
         finally:
             queue.under_way = False
@@ -120,18 +140,6 @@ class Offers:
         log.warning("shard %d: %d comments are not taken: %s", shard, count, error)
         self.refused += count
         self._failed = time.monotonic()
-
-
-def _first(items: deque[tuple[bytes, Done]]) -> list[tuple[bytes, Done]]:
-    """As many as make one offer."""
-    taken: list[tuple[bytes, Done]] = []
-    size = 0
-    while items and len(taken) < OFFER_ITEMS:
-        size += len(items[0][0])
-        if taken and size > OFFER_BYTES:
-            break
-        taken.append(items.popleft())
-    return taken
 
 
 def ack(ref: str | None, made: str, status: str | EdgeError) -> wire.Message:

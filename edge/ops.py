@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import msgspec
 import zstandard
@@ -14,11 +14,14 @@ from edge.auth import LEEWAY_S, Identity, KeyComing
 from edge.auth.turns import Turns
 from edge.errors import EdgeError
 from edge.offers import Done, ack
+from edge.speaker import Speaker
 
 log = logging.getLogger("edge.ops")
 
-Offer = Callable[[Identity, str, wire.CommentBody, str, bytes, Done], None]
-"""Takes a comment with an id into a room, from an address; what became of it is told later."""
+Meet = Callable[[Identity, str, bytes], Speaker]
+"""Somebody who will speak in a room, from an address."""
+Say = Callable[[Speaker, wire.CommentBody, str, Done], None]
+"""Takes a comment with an id; what became of it is told later."""
 React = Callable[[Identity, str, str], None]
 """Takes a reaction of that kind in a room."""
 
@@ -44,14 +47,8 @@ SPEAKERS = 4096
 """Sockets of which it is remembered who is on them. Past it all are looked up anew: 2 us each, and a system call."""
 
 
+NOBODY: tuple[bytes, None] = b"", None
 _identity = msgspec.msgpack.Decoder(Identity).decode
-
-
-class _Speaker(NamedTuple):
-    claims: bytes
-    identity: Identity
-    room: str
-    address: bytes
 
 
 class Ops:
@@ -62,7 +59,8 @@ class Ops:
         inflated_bytes: int,
         identify: Callable[[str], Identity],
         turns: Turns,
-        offer: Offer,
+        meet: Meet,
+        say: Say,
         react: React,
         soon: Callable[[], None],
     ) -> None:
@@ -71,11 +69,12 @@ class Ops:
         self._inflated_bytes = inflated_bytes
         self._identify = identify
         self._turns = turns
-        self._offer = offer
+        self._meet = meet
+        self._say = say
         self._react = react
         self._soon = soon  # there is something to write: a turn is wanted
         self._unzstd = zstandard.ZstdDecompressor()
-        self._speakers: dict[int, _Speaker] = {}
+        self._speakers: dict[int, tuple[bytes, Speaker]] = {}  # and the claims that they came with
         self._under_way: dict[int, int] = {}  # only of sockets that have some
         self._proving: dict[int, int] = {}  # fresh tokens that wait for their turn, only of sockets that have some
 
@@ -117,8 +116,8 @@ class Ops:
         elif isinstance(op, wire.Auth):
             self._auth(id_, op)
         else:
-            _, identity, room, _ = self._speaker(id_, "react")
-            self._react(identity, room, op.k)
+            speaker = self._speaker(id_, "react")
+            self._react(speaker.identity, speaker.room, op.k)
 
     def _comment(self, id_: int, op: wire.Comment) -> None:
         made = ""  # its id
@@ -129,35 +128,35 @@ class Ops:
             self._soon()
 
         try:
-            _, identity, room, address = self._speaker(id_, "comment")
+            speaker = self._speaker(id_, "comment")
             if op.paid is not None or op.u is not None:
                 raise EdgeError("forbidden", "a comment that is paid for is posted by the site")
-            made = wire.comment_id(identity.user, op.ref)
+            made = wire.comment_id(speaker.identity.user, op.ref)
             self._begun(id_)
             try:
-                self._offer(identity, room, op, made, address, done)
+                self._say(speaker, op, made, done)
             except EdgeError:
                 self._settled(id_)
                 raise
         except EdgeError as error:
             self._sockets.reply(id_, wire.ack(op.ref, None, "rejected", error))
 
-    def _speaker(self, id_: int, what: str) -> _Speaker:
-        """Who is on the socket, if they may speak, and in which room."""
+    def _speaker(self, id_: int, what: str) -> Speaker:
+        """Who is on the socket and in which room, if they may speak there."""
         claims = self._sockets.claims(id_)
-        speaker = self._speakers.get(id_)
-        if speaker is None or speaker.claims != claims:
+        before, speaker = self._speakers.get(id_, NOBODY)
+        if speaker is None or before != claims:
             room = self._sockets.room_of(id_)
             if claims is None or room is None:
                 raise EdgeError("unauthorized", f"to {what}, connect with a token")
             identity = _identity(claims)
             identity.check("comment", room.decode())
-            speaker = _Speaker(claims, identity, room.decode(), self._sockets.address(id_) or b"")
+            speaker = self._meet(identity, room.decode(), self._sockets.address(id_) or b"")
             if len(self._speakers) >= SPEAKERS:
                 self._speakers.clear()
-            self._speakers[id_] = speaker
-        identity = speaker.identity
-        if identity.exp is not None and time.time() >= identity.exp + LEEWAY_S:
+            self._speakers[id_] = claims, speaker
+        ends_at = speaker.identity.exp
+        if ends_at is not None and time.time() >= ends_at + LEEWAY_S:
             raise EdgeError("unauthorized", "the token has ended")
         return speaker
 

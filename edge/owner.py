@@ -7,11 +7,13 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from broker.base import CHAT, Broker, BrokerError, Kind, Lease, Outcome
+from broker.base import CHAT, AtOnce, Broker, BrokerError, Kind, Lease, Outcome
+from edge.eager import begin
 from edge.rooms.balance import Loads, plan
 from edge.rooms.reactions import Sums
 from edge.rooms.shard import SAME_S, OwnedRoom, OwnedShard, Report
@@ -84,6 +86,9 @@ class Owner:
         self._share = share
         self._alone = alone
         self._spawn = spawn
+        # What has its batches in this process stores one without a wait: a task for each would cost more than that.
+        self._begin = partial(begin, spawn) if isinstance(broker, AtOnce) else spawn
+        self._timers: dict[OwnedRoom, asyncio.TimerHandle] = {}  # of rooms whose next batch has a time
         self._kinds = reactions
         self._gone = gone
         self._banned = banned
@@ -275,12 +280,17 @@ class Owner:
         held = self._held.get(shard)
         if held is None:
             return
-        began, bad = time.thread_time(), held.shard.bad
-        for room in held.shard.offered(seq, items):
-            if not room.busy:
-                self._schedule(held, room)
+        began, bad = time.monotonic(), held.shard.bad
+        touched = held.shard.offered(seq, items)
+        now = time.monotonic()
+        held.spent_s += now - began
         self.figures["owner_unreadable"] += held.shard.bad - bad
-        held.spent_s += time.thread_time() - began
+        for room in touched:
+            if not room.busy:
+                self._schedule(held, room, now)
+            elif (timer := self._timers.get(room)) is not None and now >= timer.when() - EARLY_S:
+                timer.cancel()  # the loop is awake now: waking it up once more would cost more than the batch
+                self._due(held, room)
 
     def retract(self, room: str, ids: Collection[str]) -> None:
         """What waits of these is not shown any more."""
@@ -345,13 +355,16 @@ class Owner:
             self._await_reactions(held, room)  # another has been made meanwhile, and there is more by now
         else:
             room.busy = True
-            self._spawn(self._flush(held, room))
+            self._begin(self._flush(held, room))
 
-    def _schedule(self, held: _Held, room: OwnedRoom) -> None:
+    def _schedule(self, held: _Held, room: OwnedRoom, now: float) -> None:
         room.busy = True
-        now = time.monotonic()
         delay_s = max(0.0, room.pace.due(now) - now)
-        asyncio.get_running_loop().call_later(delay_s, lambda: self._spawn(self._flush(held, room)))
+        self._timers[room] = asyncio.get_running_loop().call_later(delay_s, self._due, held, room)
+
+    def _due(self, held: _Held, room: OwnedRoom) -> None:
+        del self._timers[room]
+        self._begin(self._flush(held, room))
 
     async def _flush(self, held: _Held, room: OwnedRoom) -> None:
         try:
@@ -362,7 +375,7 @@ class Owner:
         finally:
             room.busy = False
             if room.window and held.ours():
-                self._schedule(held, room)
+                self._schedule(held, room, time.monotonic())
             else:
                 self._await_reactions(held, room)
 
@@ -380,14 +393,14 @@ class Owner:
     async def _batch(self, held: _Held, room: OwnedRoom) -> None:
         if not held.ours() or (not room.primed and not await self._prime(held, room)):
             return
-        began = time.thread_time()
+        began = time.monotonic()
         now = time.monotonic()
         taken = room.take()
         if taken is None:
             return
         room.pace.made(now)
         data = room.batch(taken, now, time.time_ns() // 1_000_000)
-        held.spent_s += time.thread_time() - began
+        held.spent_s += time.monotonic() - began
         outcome = await self._append(held, room, data, taken.mark)
         if outcome.kind is Kind.STORED:
             room.stored(taken)

@@ -18,6 +18,7 @@ from edge.outside import Outside
 from edge.paid import Paid
 from edge.reactions import Reactions
 from edge.scores import score
+from edge.speaker import Speaker
 from edge.speech import Speech
 from edge.watch import Watch
 
@@ -49,6 +50,7 @@ class Service:
         gate: Gate,
         admission: Admission,
         watch: Watch,
+        meet: Callable[[Identity, str, bytes], Speaker],
         speech: Speech,
         reactions: Reactions,
         office: Office,
@@ -68,6 +70,7 @@ class Service:
         self._engine = engine
         self._admission = admission
         self._watch = watch
+        self._meet = meet
         self._speech = speech
         self._reactions = reactions
         self._paid = Paid(broker, self._pay, office.retraction.comment)
@@ -92,7 +95,8 @@ class Service:
     async def _said(
         self, identity: Identity, room: str, body: wire.CommentBody, made: str, peer: bytes
     ) -> wire.Message:
-        status = await outcome(lambda done: self._speech.say(identity, room, body, made, peer, done))
+        who = self._meet(identity, room, peer)
+        status = await outcome(lambda done: self._speech.say(who, body, made, done))
         return ack(body.ref, made, status)
 
     def react(self, identity: Identity, room: str, kind: str) -> None:

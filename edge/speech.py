@@ -9,10 +9,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from edge import wire
-from edge.auth import Identity
+from edge._fast.passed import Passed
 from edge.errors import EdgeError
-from edge.ingest.modes import Author
-from edge.ingest.pipeline import PRE, Facts, Pipeline
+from edge.ingest.pipeline import PRE, Pipeline
 from edge.ingest.recent import Recent
 from edge.ingest.text import mentions
 from edge.ingest.verdict import PUBLISH, Kind, Refusal, Verdict
@@ -21,20 +20,20 @@ from edge.moderation.look import Look
 from edge.moderation.review import Review, Waiting
 from edge.moderation.rules import Rules
 from edge.offers import Done, Offers
+from edge.speaker import Speaker
 
 SHADOW = Verdict(Kind.SHADOW)
 REMOVED = Verdict(Kind.REJECTED, Refusal("moderated", "review"))
-SAID = 65_536
+SAID = 262_144
 """Comments that are known again when they are sent once more, with the same `ref`."""
+OTHERS = 65_536
+"""And of those of which there is more to be known than that they are published."""
 SAME_S = 60.0
 """For so long, and in the same words: others are judged by themselves."""
 HOLDING = 10_000
 """Comments on their way into the queue, at a time; past it they are refused."""
 BEHIND = 128
 """Comments of one author that wait behind one that is being resolved; past it they are refused."""
-NEWCOMER = 0.1
-"""The reputation below which an account counts as a new one."""
-
 
 Key = tuple[str, str]
 """A room, and the id of a comment in it: somebody's second room may well have the ref of the first."""
@@ -84,67 +83,68 @@ class Speech:
         self._look = look
         self._spawn = spawn
         self._lenient = lenient
-        self._judged: Recent[Key, _Judged] = Recent(SAID)
-        self._decided: Recent[Key, Verdict] = Recent(SAID)
-        self._looked: Recent[Key, bool] = Recent(SAID)
+        self._passed = Passed(SAID)
+        self._judged: Recent[Key, _Judged] = Recent(OTHERS)  # with another verdict than PUBLISH
+        self._decided: Recent[Key, Verdict] = Recent(OTHERS)
+        self._looked: Recent[Key, bool] = Recent(OTHERS)
         self._behind: dict[tuple[str, str], deque[_Said]] = {}  # by author, while one of theirs is being resolved
         self._holding = 0
         self.rejected = 0
         self.shadowed = 0
         self.held = 0
 
-    def say(self, identity: Identity, room: str, body: wire.CommentBody, made: str, address: bytes, done: Done) -> None:
+    def say(self, speaker: Speaker, body: wire.CommentBody, made: str, done: Done) -> None:
         """`done` is called later, or at once; an EdgeError says why the comment was not taken."""
-        now = time.time()
-        ban = self._rules.ban(room, identity.user, now)
+        identity, room, voice, shown, moderates = speaker
+        text, re, paid = body.x, body.re, body.paid
+        wall, now = time.time(), time.monotonic()
+        ban = self._rules.ban(room, identity.user, wall)
         if ban is not None and not ban.shadow:
             self.rejected += 1
-            raise ban.refusal(now)
-        moderates = identity.moderates
-        known = self._known_verdict((room, made), body)
-        verdict = known or self._judge(identity, moderates, room, body, address)
+            raise ban.refusal(wall)
+        known = self._known_verdict(room, made, text, re, now)
+        verdict = known or self._pipeline.check(voice, text, now, re, paid=paid is not None)
         if verdict.kind is Kind.REJECTED:
             self.rejected += 1
             assert verdict.refusal is not None
             raise verdict.refusal.error()
         if known is None:  # or who sends it again and again would be measured once for good
-            self._judged.put((room, made), _Judged(body.x, body.re, time.monotonic(), verdict))
+            if verdict is PUBLISH:
+                self._passed.put(room, made, text, re, now)
+            else:
+                self._judged.put((room, made), _Judged(text, re, now, verdict))
         if ban is not None or made in self._rules.gone(room):
             verdict = SHADOW
         if verdict.kind is Kind.SHADOW:
             self.shadowed += 1
             done("published")
             return
-        comment = wire.comment(made, identity.public(), body.x, int(now * 1000), re=body.re, tier=identity.tier)
-        if body.paid is not None and body.paid.pin_seconds:
-            comment["pin_until"] = comment["ts"] + body.paid.pin_seconds * 1000
         looked_at = self._look is not None and not moderates
-        names = mentions(body.x)
-        plain = verdict is PUBLISH and not looked_at and body.re is None and not names
+        names = mentions(text)
+        ts = int(wall * 1000)
+        plain = verdict is PUBLISH and not looked_at and re is None and not names and paid is None
         if plain and (not self._behind or (room, identity.user) not in self._behind):  # as most are
-            self._offers.take(room, comment, done, body.paid is not None)
-        else:
-            self._resolve(_Said(room, identity.user, body, names, comment, verdict, looked_at, done))
+            self._offers.take(room, shown.item(room, made, text, ts, False), done)
+            return
+        comment = wire.comment(made, identity.public(), text, ts, re=re, tier=identity.tier)
+        if paid is not None and paid.pin_seconds:
+            comment["pin_until"] = ts + paid.pin_seconds * 1000
+        self._resolve(_Said(room, identity.user, body, names, comment, verdict, looked_at, done))
 
     def decided(self, room: str, made: str, published: bool) -> None:
         """A comment that waited does so no more, whoever has decided it and wherever: so a retry is not put to anybody
         again."""
         self._decided.put((room, made), PUBLISH if published else REMOVED)
 
-    def _known_verdict(self, key: Key, body: wire.CommentBody) -> Verdict | None:
+    def _known_verdict(self, room: str, made: str, text: str, re: str | None, now: float) -> Verdict | None:
         """Of one that is sent again, because its answer was lost: it is measured once."""
+        key = room, made
+        if now - self._passed.since(room, made, text, re) <= SAME_S:
+            return self._decided.get(key) or PUBLISH
         found = self._judged.get(key)
-        same = found is not None and (found.text, found.re) == (body.x, body.re)
-        if found is None or not same or time.monotonic() - found.at > SAME_S:
+        if found is None or (found.text, found.re) != (text, re) or now - found.at > SAME_S:
             return None
         return self._decided.get(key) or found.verdict
-
-    def _judge(self, identity: Identity, moderates: bool, room: str, body: wire.CommentBody, address: bytes) -> Verdict:
-        role = "moderator" if moderates else identity.role
-        newcomer = identity.reputation is not None and identity.reputation < NEWCOMER
-        author = Author(identity.user, role, identity.badges, subscriber=identity.tier is not None, newcomer=newcomer)
-        facts = Facts(room, author, body.x, address, body.re, body.paid is not None)
-        return self._pipeline.check(facts, time.monotonic())
 
     # Whom it speaks to. What has to be looked up holds back what the same author says next, and nobody else.
 
@@ -196,7 +196,7 @@ class Speech:
             self._hold(waiting, said)
         else:
             done = partial(self._published, waiting, said.done) if said.looked_at else said.done
-            self._offers.take(said.room, said.comment, done, said.body.paid is not None)
+            self._offers.take(said.room, wire.item(said.room, said.comment, said.body.paid is not None), done)
 
     def _published(self, waiting: Waiting, done: Done, status: str | EdgeError) -> None:
         done(status)

@@ -8,13 +8,14 @@ import os
 import re
 import unicodedata
 from binascii import b2a_base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
 
+from edge._fast.item import Shown
 from edge._fast.scan import Scan
 from edge.errors import EdgeError
 
@@ -263,7 +264,7 @@ class Item(msgspec.Struct, array_like=True, frozen=True):
     paid: bool = False
 
 
-_item_decoder = msgspec.msgpack.Decoder(Item)
+_decode_item = msgspec.msgpack.Decoder(Item).decode
 
 
 def item(room: str, made: Message, paid: bool = False) -> bytes:
@@ -271,14 +272,21 @@ def item(room: str, made: Message, paid: bool = False) -> bytes:
     return _pack(Item(room, made["id"], len(_as_json(made)) + 1, msgspec.Raw(_pack(made)), paid))
 
 
+def shown(user: Mapping[str, Any], tier: int | str | None) -> Shown:
+    """What all comments of one author have in common: for the items of those that say nothing but their text."""
+    more = b"" if tier is None else _pack(tier)
+    size = len(_as_json(user)) + (0 if tier is None else len(_as_json({"tier": tier})) - 1)
+    return Shown(_pack(user), more, size)
+
+
 _pack = msgspec.msgpack.Encoder().encode
 _as_json = msgspec.json.Encoder().encode
 
 
-def decode_item(data: bytes) -> Item:
-    """Raises ValueError for what is none."""
-    found = _item_decoder.decode(data)
-    if not _ROOM.fullmatch(found.room) or not 0 < found.size <= ITEM_BYTES:
+def decode_item(data: bytes, known: Container[str] = ()) -> Item:
+    """Raises ValueError for what is none. The names of `known` rooms have been looked at before."""
+    found = _decode_item(data)
+    if (found.room not in known and not _ROOM.fullmatch(found.room)) or not 0 < found.size <= ITEM_BYTES:
         raise ValueError("an item without a room, or with no size")
     return found
 

@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -42,6 +43,7 @@ from edge.rates import LEAST, SUBJECT, RoomRates
 from edge.reactions import Reactions
 from edge.reports import Reports
 from edge.service import Service
+from edge.speaker import speaker
 from edge.speech import Speech
 from edge.trouble import Trouble
 from edge.watch import Watch
@@ -141,6 +143,7 @@ class Worker:
         self.admission.watch = self.watch
         self.hands.office, self.hands.owner = self.office, self.owner
         self.hands.speech, self.hands.watch = self.speech, self.watch
+        meet = partial(speaker, self.pipeline)
         self.service = Service(
             link,
             self.engine,
@@ -148,6 +151,7 @@ class Worker:
             self.gate,
             self.admission,
             self.watch,
+            meet,
             self.speech,
             self.reactions,
             self.office,
@@ -161,6 +165,7 @@ class Worker:
             config.limits.inflated_bytes,
             lambda token: self.gate.identify(token, None),
             self.turns,
+            meet,
             self.speech.say,
             self.reactions.take,
             self.soon,

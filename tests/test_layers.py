@@ -19,13 +19,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "edge": set(),
     "edge.config": set(),
     "edge.errors": set(),
-    "edge.wire": {"edge.errors", "edge._fast.scan"},  # which is a leaf, too: a table of characters, and one pass
+    "edge.wire": {"edge.errors", "edge._fast.item", "edge._fast.scan"},  # which are leaves, too
     "edge._fast": set(),
     # The part of it that has to do with text, by its modules: so who needs one of them sees nothing of the engine.
+    "edge._fast.buckets": {"edge._fast"},
+    "edge._fast.item": {"edge._fast"},
+    "edge._fast.passed": {"edge._fast"},
     "edge._fast.plain": {"edge._fast"},
     "edge._fast.scan": {"edge._fast"},
     "edge._fast.sieve": {"edge._fast"},
-    "edge._fast.sketch": set(),
+    "edge._fast.sketch": {"edge._fast"},
     "edge.auth": LEAVES,
     "edge.metrics": LEAVES,
     "edge.box": LEAVES | {"edge.metrics"},
@@ -34,15 +37,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     # Text in C, which is pure: no I/O, no clock, and what it knows of a character it has asked for in Python.
     "edge.ingest": LEAVES | {"edge._fast.plain", "edge._fast.sieve", "edge._fast.sketch"},
     "edge.ingest.classifier": LEAVES | {"edge.ingest"},
-    "edge.ingest.limits": LEAVES | {"edge.ingest", "edge._fast"},  # its buckets are shared with other workers
+    "edge.ingest.limits": LEAVES | {"edge.ingest", "edge._fast.buckets"},  # which are shared with other workers
+    "edge.ingest.pipeline": LEAVES | {"edge.ingest", "edge._fast.buckets"},
     "edge.api": LEAVES | {"edge.auth", "edge.metrics"},
     "edge.archive": LEAVES,
-    "edge.ops": LEAVES | {"edge.auth", "edge.offers"},
+    "edge.eager": set(),
+    "edge.speaker": LEAVES | {"edge.auth", "edge.ingest", "edge._fast.item"},
+    "edge.ops": LEAVES | {"edge.auth", "edge.offers", "edge.speaker"},
     # What the worker is put together from: each knows the broker's contract, and none another, nor the engine.
     "edge.offers": LEAVES | {"broker.base"},
     "edge.scores": LEAVES | {"broker.base"},
     "edge.outside": LEAVES | {"edge.auth"},
-    "edge.owner": LEAVES | {"edge.rooms", "broker.base"},
+    "edge.owner": LEAVES | {"edge.eager", "edge.rooms", "broker.base"},
     "edge.reactions": LEAVES | {"edge.auth", "edge.ingest", "edge.moderation", "edge.rooms", "broker.base"},
     "edge.rates": LEAVES,
     "edge.reports": LEAVES | {"edge.rooms", "broker.base"},
@@ -50,7 +56,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "edge.moderation": LEAVES | {"edge.auth", "edge.ingest", "edge.metrics", "broker.base"},
     "edge.known": LEAVES | {"edge.ingest", "broker.base"},
     "edge.paid": LEAVES | {"edge.auth", "broker.base"},
-    "edge.speech": LEAVES | {"edge.auth", "edge.ingest", "edge.known", "edge.moderation", "edge.offers"},
+    "edge.speech": LEAVES
+    | {"edge.ingest", "edge.known", "edge.moderation", "edge.offers", "edge.speaker", "edge._fast.passed"},
     "edge.admission": LEAVES
     | {"edge.auth", "edge.ingest", "edge.moderation", "edge.ops", "edge.trouble", "edge.watch", "edge._fast"},
     "edge.hands": LEAVES
@@ -65,6 +72,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "edge.paid",
         "edge.reactions",
         "edge.scores",
+        "edge.speaker",
         "edge.speech",
         "edge.watch",
         "broker.base",
@@ -86,6 +94,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "edge.reports",
         "edge.scores",
         "edge.service",
+        "edge.speaker",
         "edge.speech",
         "edge.trouble",
         "edge.watch",

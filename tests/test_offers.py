@@ -40,8 +40,8 @@ class Slow(MemoryBroker):
         return self.ends
 
 
-def comment(name: str, text: str = "x") -> wire.Message:
-    return wire.comment(name, {"id": "ann", "name": "ann"}, text, 1)
+def comment(name: str, text: str = "x", room: str = "r") -> bytes:
+    return wire.item(room, wire.comment(name, {"id": "ann", "name": "ann"}, text, 1))
 
 
 def spawn(work: Any) -> asyncio.Task[Any]:
@@ -124,7 +124,7 @@ async def test_a_broker_that_takes_offers_at_once_is_given_those_of_a_turn_toget
     broker.offer_now = offered  # type: ignore[method-assign]
     offers = Offers(broker, spawn)
     told: list[tuple[str, Any]] = []
-    say = lambda room, name: offers.take(room, comment(name), lambda status: told.append((name, status)))  # noqa: E731
+    say = lambda room, name: offers.take(room, comment(name, room=room), lambda status: told.append((name, status)))  # noqa: E731
     for n in range(OFFER_ITEMS + 1):
         say("r", str(n))
     assert told == []

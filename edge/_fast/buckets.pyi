@@ -1,4 +1,4 @@
-# What Python may call of the buckets: one at a time, or several of which all are taken or none.
+# What Python may call of the buckets: one at a time, or from several all or none.
 from typing import Self
 
 from typing_extensions import Buffer
@@ -11,4 +11,6 @@ class Buckets:
     @property
     def evicted(self) -> int: ...
 
-def take_all(now: float, *pairs: Buckets | bytes | str) -> tuple[Buckets, float] | None: ...
+class Purse:
+    def __new__(cls, *pairs: Buckets | bytes | str) -> Self: ...
+    def take(self, now: float) -> tuple[Buckets, float] | None: ...

@@ -181,31 +181,43 @@ cdef class Buckets:
         return self.b.evicted
 
 
-def take_all(double now, *pairs):
-    """Takes one of each: `pairs` are buckets and a key, buckets and a key, up to eight. None where all were taken; else
-    which buckets refuse, and for how many seconds, and nothing is taken from any. A worker that is overtaken by another
-    between looking and taking has some in hand for a moment, and gives them back: others may be refused for that."""
+cdef class Purse:
+    """What one thing is paid from: `pairs` are buckets and a key, buckets and a key, up to eight. It is worked out once
+    for all that its holder will do."""
+
+    cdef tuple pairs
+    cdef Table* tables[PAIRS]
     cdef uint64_t hashes[PAIRS]
-    cdef uint64_t then = ticks(now)
-    cdef int64_t wait
-    cdef Buckets it
-    cdef int i, j, count = len(pairs) // 2
-    if count > PAIRS or len(pairs) % 2:
-        raise ValueError("up to eight pairs")
-    for i in range(count):
-        it = pairs[2 * i]
-        hashes[i] = 0
-        if it.b.every:
-            hashes[i] = buckets_hash(&it.b, pairs[2 * i + 1])
-            wait = buckets_wait(&it.b, hashes[i], then)
+    cdef int count
+
+    def __cinit__(self, *pairs):
+        cdef Buckets it
+        cdef int i
+        self.count = len(pairs) // 2
+        if self.count > PAIRS or len(pairs) % 2:
+            raise ValueError("up to eight pairs")
+        self.pairs = pairs
+        for i in range(self.count):
+            it = pairs[2 * i]
+            self.tables[i] = &it.b
+            self.hashes[i] = buckets_hash(&it.b, pairs[2 * i + 1])
+
+    def take(self, double now):
+        """Takes one from each. None where all were taken; else which buckets refuse, and for how many seconds, and
+        nothing is taken from any. A worker that is overtaken by another between looking and taking has some in hand for
+        a moment, and gives them back: others may be refused for that."""
+        cdef uint64_t then = ticks(now)
+        cdef int64_t wait
+        cdef int i, j
+        for i in range(self.count):
+            wait = buckets_wait(self.tables[i], self.hashes[i], then) if self.tables[i].every else 0
             if wait:
-                return it, wait / TICKS
-    for i in range(count):
-        it = pairs[2 * i]
-        wait = buckets_take(&it.b, hashes[i], then) if it.b.every else 0
-        if wait:
-            for j in range(i):
-                if (<Buckets>pairs[2 * j]).b.every:
-                    buckets_give(&(<Buckets>pairs[2 * j]).b, hashes[j], then)
-            return it, wait / TICKS
-    return None
+                return self.pairs[2 * i], wait / TICKS
+        for i in range(self.count):
+            wait = buckets_take(self.tables[i], self.hashes[i], then) if self.tables[i].every else 0
+            if wait:
+                for j in range(i):
+                    if self.tables[j].every:
+                        buckets_give(self.tables[j], self.hashes[j], then)
+                return self.pairs[2 * i], wait / TICKS
+        return None

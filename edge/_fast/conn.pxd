@@ -28,7 +28,8 @@ cdef enum:                      # flags
     FLAG_READY = 16             # in the ready queue
     FLAG_KEEP = 32              # HTTP keep-alive: after a poll's answer the socket is a front door again
     FLAG_KEEP_FD = 64           # reaped without closing the descriptor: somebody else has it now
-    FLAG_PROXY = 128            # a PROXY header comes first
+    FLAG_PROXY = 128            # a PROXY header comes first; while it is a KIND_HEAD
+    FLAG_DRY = 128              # it has been read to its end, and epoll tells of more; while it is a stream
     FLAG_MEMBER = 256           # in its room's bitmap
     FLAG_CLOSE_SENT = 512       # a WebSocket close frame has gone out
     FLAG_RESET = 1024           # close with a reset: its unsent bytes are not worth the kernel's memory

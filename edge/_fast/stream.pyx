@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
 from libc.stdint cimport uint64_t
 
-from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_HELD, FLAG_PINGED, FLAG_READ_STOP, KIND_WS, Conn, Io, buf_add,
+from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_DRY, FLAG_HELD, FLAG_PINGED, FLAG_READ_STOP, KIND_WS, Conn, Io, buf_add,
                               conn_id, conn_io, conn_io_tidy, table_second)
 from edge._fast.const cimport ENC_DEFLATE
 from edge._fast.core cimport (EVENT_CLOSE, EVENT_FAIL, EVENT_MESSAGE, SCRATCH, Event, core_kill, core_ready, event_add,
@@ -22,6 +22,7 @@ cdef void stream_read(Core* k, uint32_t slot, bint ended) noexcept nogil:
     cdef ssize_t n
     cdef ssize_t most = <ssize_t>min(<uint64_t>SCRATCH, max(<uint64_t>READ_LEAST, k.opt.message_bytes))
     cdef bint again = True
+    c.flags &= ~FLAG_DRY
     while again:
         if c.flags & (FLAG_READ_STOP | FLAG_BLOCKED | FLAG_HELD):
             # Who does not take our answers is not listened to either: TCP tells it so, and replies cannot pile up. It
@@ -37,6 +38,8 @@ cdef void stream_read(Core* k, uint32_t slot, bint ended) noexcept nogil:
                     core_ready(k, slot)         # it is kept until what it said has been handed on
                 else:
                     core_kill(k, slot, &k.count.closed_gone)
+            elif errno == EAGAIN:
+                c.flags |= FLAG_DRY
             return
         c.seen = table_second(&k.table, k.now)
         c.flags &= ~FLAG_PINGED
@@ -47,6 +50,8 @@ cdef void stream_read(Core* k, uint32_t slot, bint ended) noexcept nogil:
         again = ended and n < most
         if n == most:
             core_ready(k, slot)
+        elif not ended:
+            c.flags |= FLAG_DRY
 
 
 cdef int stream_bytes(Core* k, uint32_t slot, Conn* c, uint8_t* p, size_t n) noexcept nogil:

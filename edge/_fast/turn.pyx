@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
 from libc.stdint cimport int64_t, uint16_t, uint64_t
 
-from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_HELD, FLAG_PINGED, FLAG_RESET, FLAG_SERVED, KIND_CLOSING, KIND_DEAD,
-                              KIND_HEAD, KIND_PARKED, KIND_POLL, KIND_SSE, KIND_WS, Conn, conn_find, table_clock,
-                              table_second, timer_due, timer_set)
+from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_DRY, FLAG_HELD, FLAG_PINGED, FLAG_RESET, FLAG_SERVED, KIND_CLOSING,
+                              KIND_DEAD, KIND_HEAD, KIND_PARKED, KIND_POLL, KIND_SSE, KIND_WS, Conn, conn_find,
+                              table_clock, table_second, timer_due, timer_set)
 from edge._fast.const cimport LANE_CHAT
 from edge._fast.core cimport core_kill, core_ready, core_ready_take
 from edge._fast.door cimport ACCEPTS, Listener, door_accept, door_read
@@ -56,7 +56,7 @@ cdef void turn_ready(Core* k, uint32_t slot) noexcept nogil:
             core_ready(k, slot)
     if c.kind == KIND_HEAD:
         door_read(k, slot, False)
-    elif c.kind == KIND_WS or c.kind == KIND_SSE:
+    elif (c.kind == KIND_WS or c.kind == KIND_SSE) and not c.flags & FLAG_DRY:
         stream_read(k, slot, True)      # an end that came meanwhile makes no edge of its own
 
 
@@ -197,23 +197,27 @@ cdef void turn_special(Core* k, Door* d, uint32_t which) noexcept nogil:
 cdef void turn(Core* k, Door* d, uint64_t until, int looks) noexcept nogil:
     cdef epoll_event found[EVENTS]
     cdef uint32_t slot, waiting, ident
-    cdef int i, n, r, left = looks * <int>EVENTS
+    cdef bint special
+    cdef int i, n, r, asked, left = looks * <int>EVENTS
     # Asked again while there is something: in a storm of joins, a turn of the loop for each would cost as much as the
     # join.
     d.accepts = 0
     while left > 0 and d.accepts < ACCEPTS and k.now < until:
-        n = epoll_wait(k.epfd, found, min(left, <int>EVENTS), 0)
-        if n <= 0:
-            break
+        asked = min(left, <int>EVENTS)
+        n = epoll_wait(k.epfd, found, asked, 0)
+        special = False
         for i in range(n):
             if <uint32_t>found[i].data.u64 >= <uint32_t>SPECIAL:
                 turn_special(k, d, <uint32_t>found[i].data.u64)
+                special = True
                 continue
             slot = conn_find(&k.table, found[i].data.u64)
             if slot != NONE:
                 turn_event(k, slot, found[i].events)
-        left -= n
         k.now = now_ns()
+        if n < asked and not special:
+            break               # that was all
+        left -= n
     waiting = k.ready_n
     while waiting > 0:
         waiting -= 1

@@ -9,7 +9,7 @@
 # have in common may be three words that everybody uses today.
 from typing import NamedTuple
 
-from edge._fast.sketch import GRAM, LEAST_WORDS, LONG, UNSPACED, Sketch
+from edge._fast.sketch import GRAM, LEAST_WORDS, LONG, UNSPACED, Names, Sketch
 from edge.ingest.meter import Meter, Switch
 from edge.ingest.recent import Recent
 from edge.ingest.verdict import Refusal
@@ -53,20 +53,15 @@ class Echo:
         self._half_s = window_s / 2
         self._most = max(4, names // 2)
         self._since = float("-inf")
-        self._young: dict[int, Said] = {}
-        self._old: dict[int, Said] = {}
+        self._young = Names()  # of each: Said
+        self._old = Names()
 
     def check(self, bones: str, user: str, now: float) -> Refusal | None:
         """Counts this text, or refuses it where too many have said the like. `bones` is its skeleton."""
-        names = sketch(bones)
-        if names is None:
-            return None
         if now - self._since >= self._half_s or len(self._young) + 4 > self._most:
             self._turn(now)
-        young, old = self._young, self._old
-        a, b, c, d = names
-        if not (a in young or b in young or c in young or d in young or (old and not old.keys().isdisjoint(names))):
-            young[a] = young[b] = young[c] = young[d] = (1, user, bones)
+        names = first(bones, user, self._young, self._old)
+        if names is None:
             return None
         words = parts(bones)
         counted: dict[int, Said] = {}
@@ -75,12 +70,15 @@ class Echo:
             if said is None:
                 return Refusal("repeated", "crowd", self._since + self._half_s - now)
             counted[name] = said
-        young.update(counted)
+        for name, said in counted.items():
+            if said is not self._young.get(name):
+                self._young.put(name, said)
         return None
 
     def _counted(self, name: int, words: set[str], bones: str, user: str) -> Said | None:
         """What is known under a name with this text in it; None where that is one too many."""
-        said, before = self._young.get(name), self._old.get(name)
+        said: Said | None = self._young.get(name)
+        before: Said | None = self._old.get(name)
         if said is not None and not alike(words, said[2]):
             return said  # the name is another text's, until the table turns
         if before is not None and not alike(words, before[2]):
@@ -92,8 +90,8 @@ class Echo:
         return None if users + (before[0] if before else 0) > self._users else (users, user, bones)
 
     def _turn(self, now: float) -> None:
-        self._old = self._young if now - self._since < 2 * self._half_s else {}
-        self._young = {}
+        self._old = self._young if now - self._since < 2 * self._half_s else Names()
+        self._young = Names()
         self._since = now
 
 
@@ -113,8 +111,8 @@ def alike(words: set[str], bones: str) -> bool:
 
 
 # Keys from Python's own salted hash, which are others in each process, as all its hashes are.
-sketch = Sketch((hash("edge.crowd.start"), hash("edge.crowd.step"))).names
-"""The four names of a text, of its skeleton; None for one that has too few words."""
+first = Sketch((hash("edge.crowd.start"), hash("edge.crowd.step"))).first
+"""The four names of a text, by its skeleton, where somebody has said the like."""
 
 
 class Crowds:

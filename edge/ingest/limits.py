@@ -7,7 +7,7 @@ from mmap import mmap
 
 from msgspec import Struct
 
-from edge._fast.buckets import Buckets, take_all
+from edge._fast.buckets import Buckets, Purse
 from edge.ingest.verdict import Refusal
 
 LINE = 64
@@ -74,27 +74,26 @@ class Limits:
             self._all: ("all", "too many comments at this server"),
         }
 
-    def check(
-        self, user: str, role: str | None, badges: Iterable[str], address: bytes, room: str, now: float
-    ) -> Refusal | None:
-        """Takes one comment from every bucket that it counts in, or none from any and says which refuses it.
+    def purse(self, user: str, role: str | None, badges: Iterable[str], address: bytes, room: str) -> Purse:
+        """What all comments of this user, from there and in that room, are taken from.
 
         `address` is as the engine has it: 16 bytes, or none where it is not the author's. Those of moderators and
         verified bots are not measured: their own limit is what they are trusted with.
         """
-        addresses: Buckets | None = None
+        addresses: tuple[Buckets, bytes] | tuple[()] = ()
         users = self._users
         if role in MODERATORS:
             users = self._moderators
         elif role == BOT and VERIFIED in badges:
             users = self._bots
         elif address:
-            addresses = self._carriers if self._shared is not None and address in self._shared else self._addresses
-            address = network(address)
-        if addresses is None:
-            over = take_all(now, users, user, self._rooms, room, self._all, b"")
-        else:
-            over = take_all(now, users, user, addresses, address, self._rooms, room, self._all, b"")
+            shared = self._shared is not None and address in self._shared
+            addresses = (self._carriers if shared else self._addresses), network(address)
+        return Purse(users, user, *addresses, self._rooms, room, self._all, b"")
+
+    def take(self, purse: Purse, now: float) -> Refusal | None:
+        """One comment from every bucket that it counts in, or none from any: then it says which refuses it."""
+        over = purse.take(now)
         if over is None:
             return None
         buckets, wait_s = over

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from msgspec import Struct, structs
 
+from edge._fast.buckets import Purse
 from edge.ingest import modes
 from edge.ingest.crowd import Alarm, Crowds, Echo
 from edge.ingest.limits import MODERATORS, Limits, Rates
@@ -25,16 +26,12 @@ MODERATED = Refusal("moderated", "rules")
 PRE = Verdict(Kind.PENDING, None, False, ("mode: pre",))
 
 
-class Facts(Struct, gc=False):
-    """One comment as its worker knows it. `text` is clean (edge/wire.py); `address` is as the engine has it, or empty
-    where it is not the author's."""
+class Voice(NamedTuple):
+    """Somebody in a room, as what they say is measured there."""
 
     room: str
     author: Author
-    text: str
-    address: bytes = b""
-    re: str | None = None
-    paid: bool = False
+    purse: Purse
 
 
 class Rules(Struct, frozen=True):
@@ -120,29 +117,35 @@ class Pipeline:
         self._awake: dict[str, Room] = {}  # where something was said since the last turn, or something is on
         self._events: list[tuple[str, Event]] = []
 
-    def check(self, comment: Facts, now: float) -> Verdict:
-        """What becomes of this comment, decided at once. Over a limit it counts in the offered rate alone; what is
-        refused for other reasons has been taken from the limits, or trying on would be free."""
-        author = comment.author
-        name = comment.room
+    def voice(self, room: str, author: Author, address: bytes = b"") -> Voice:
+        """`address` is as the engine has it, or empty where it is not the author's."""
+        return Voice(room, author, self.limits.purse(author.user, author.role, author.badges, address, room))
+
+    def check(self, voice: Voice, text: str, now: float, re: str | None = None, *, paid: bool = False) -> Verdict:
+        """What becomes of this comment, decided at once; its text is clean (edge/wire.py). Over a limit it counts in
+        the offered rate alone; what is refused for other reasons has been taken from the limits, or trying on would be
+        free."""
+        name, author, purse = voice
         room = self._ruled.get(name) or self._room(name)
         self._awake[name] = room
         room.auto.offered(now)
-        refusal = self.limits.check(author.user, author.role, author.badges, comment.address, name, now)
+        refusal = self.limits.take(purse, now)
         if refusal is not None:
             return Verdict(Kind.REJECTED, refusal, False, (refusal.which,))
         mode = room.mode
         if mode is not OPEN:
             last = room.said.get(author.user) if mode.slow_seconds else None
-            refusal = modes.check(mode, author, comment.text, last, now, paid=comment.paid)
+            refusal = modes.check(mode, author, text, last, now, paid=paid)
             if refusal is not None:
                 return Verdict(Kind.REJECTED, refusal, False, (refusal.name,))
-        verdict = PUBLISH if author.role in MODERATORS else self._moderate(room, comment, now)
+        verdict = PUBLISH if author.role in MODERATORS else self._moderate(room, author.user, text, now)
         if verdict.kind is not Kind.REJECTED:
             if mode.slow_seconds:
                 room.said.put(author.user, now)
-            if "@" in comment.text or comment.re is not None or author.newcomer:
-                self._count(room, comment, now)
+            if re is not None or author.newcomer or "@" in text:
+                targets = mentions(text) if re is None else (*mentions(text), re)
+                for alarm in room.crowds.said(targets, author.newcomer, now):
+                    self._events.append((name, alarm))
             else:
                 room.crowds.all.add(now)
         return verdict
@@ -196,8 +199,7 @@ class Pipeline:
         self._others.put(name, room)
         return room
 
-    def _moderate(self, room: Room, comment: Facts, now: float) -> Verdict:
-        text = comment.text
+    def _moderate(self, room: Room, user: str, text: str, now: float) -> Verdict:
         folded, bones = forms(text)
         hit = room.words.find(text, bones)
         if hit is not None and hit.kind is Kind.REJECTED:
@@ -209,17 +211,10 @@ class Pipeline:
                 return verdict
         else:
             verdict = PUBLISH if hit is None else _found(hit, "word")
-        refusal = room.echo.check(bones, comment.author.user, now)
+        refusal = room.echo.check(bones, user, now)
         if refusal is not None:
             return Verdict(Kind.REJECTED, refusal, False, ("crowd: the same text",))
         return PRE if verdict is PUBLISH and room.mode.moderation == "pre" else verdict
-
-    def _count(self, room: Room, comment: Facts, now: float) -> None:
-        targets = mentions(comment.text)
-        if comment.re is not None:
-            targets = (*targets, comment.re)
-        for alarm in room.crowds.said(targets, comment.author.newcomer, now):
-            self._events.append((comment.room, alarm))
 
 
 def _found(hit: Hit, what: str) -> Verdict:

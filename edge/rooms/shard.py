@@ -145,7 +145,7 @@ class OwnedShard:
         touched: set[OwnedRoom] = set()
         for index, data in enumerate(items):
             try:
-                item = wire.decode_item(data)
+                item = wire.decode_item(data, self.rooms)
             except ValueError:
                 self.bad += 1
                 continue

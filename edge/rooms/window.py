@@ -28,16 +28,16 @@ class Taken(NamedTuple):
     mark: Place
 
 
-class _Waiting:
-    __slots__ = ("before", "comment", "id", "paid", "place", "size")
+class _Waiting(msgspec.Struct, gc=False):
+    """One that is `paid` is never left out for one that is not. `before` is how many have been left out between the
+    one before it and this one."""
 
-    def __init__(self, id_: str, comment: msgspec.Raw, size: int, place: Place, before: int, paid: bool) -> None:
-        self.id = id_
-        self.comment = comment
-        self.size = size
-        self.place = place
-        self.paid = paid  # never left out for one that is not
-        self.before = before  # how many have been left out between the one before it and this one
+    id: str
+    comment: msgspec.Raw
+    size: int
+    place: Place
+    before: int
+    paid: bool
 
 
 class Window:
@@ -181,9 +181,9 @@ class Window:
 
     def finish(self, taken: Taken) -> None:
         """What was taken is in the log."""
-        for it in self._under_way:
-            self._ids.discard(it.id)
-            self._remember(it.id)
+        shown = [it.id for it in self._under_way]
+        self._ids.difference_update(shown)
+        self._remember(*shown)
         self._under_way = []
         self._first = taken.mark if self else None
 
@@ -191,7 +191,7 @@ class Window:
         """To be called once a minute: what was said before the last call is forgotten."""
         self._older, self._recent = self._recent, set()
 
-    def _remember(self, id_: str) -> None:
-        if len(self._recent) >= RECENT:
+    def _remember(self, *ids: str) -> None:
+        if len(self._recent) + len(ids) > RECENT:
             self.age()
-        self._recent.add(id_)
+        self._recent.update(ids)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge._fast.buckets import Buckets, take_all
+from edge._fast.buckets import Buckets, Purse
 
 SEED = 0x5EED
 LINE = 64
@@ -42,7 +42,7 @@ def test_no_limit() -> None:
     assert not any(buckets.take(b"a", 0.0) for _ in range(1000))
     assert buckets.wait(b"a", 0.0) == 0.0
     buckets.give(b"a", 0.0)
-    assert take_all(0.0, buckets, b"a", buckets, b"a") is None
+    assert Purse(buckets, b"a", buckets, b"a").take(0.0) is None
 
 
 def test_one_in_a_while() -> None:
@@ -259,24 +259,24 @@ def test_what_is_full_again_is_replaced_first() -> None:
 
 def test_all_are_taken_or_none() -> None:
     user, room = made(3, 30.0), made(5, 1.0)
-    assert [take_all(10.0, user, "ann", room, "derby") for _ in range(3)] == [None] * 3
-    refused = take_all(10.0, user, "ann", room, "derby")
+    assert [Purse(user, "ann", room, "derby").take(10.0) for _ in range(3)] == [None] * 3
+    refused = Purse(user, "ann", room, "derby").take(10.0)
     assert refused is not None
     assert refused[0] is user
     assert refused[1] == pytest.approx(10.0)
-    assert [take_all(10.0, user, "bob", room, "derby") for _ in range(2)] == [None] * 2
-    refused = take_all(10.0, user, "bob", room, "derby")
+    assert [Purse(user, "bob", room, "derby").take(10.0) for _ in range(2)] == [None] * 2
+    refused = Purse(user, "bob", room, "derby").take(10.0)
     assert refused is not None
     assert refused[0] is room
     assert refused[1] == pytest.approx(0.2)
     assert taken(user, "bob", 10.0) == 1  # what the room refused was not taken
-    assert take_all(10.0) is None
+    assert Purse().take(10.0) is None
 
 
 def test_what_was_taken_is_given_back_where_a_later_one_refuses() -> None:
     """The same bucket twice in one call: there is one when it is looked at, and none when it is taken."""
     first, twice = made(5, 30.0), made(1, 30.0)
-    refused = take_all(10.0, first, "ann", twice, "x", twice, "x")
+    refused = Purse(first, "ann", twice, "x", twice, "x").take(10.0)
     assert refused is not None
     assert refused[0] is twice
     assert taken(first, "ann", 10.0) == 5
@@ -286,13 +286,13 @@ def test_what_was_taken_is_given_back_where_a_later_one_refuses() -> None:
 def test_what_is_no_list_of_pairs() -> None:
     buckets = made(1, 1.0)
     with pytest.raises(ValueError, match="pairs"):
-        take_all(0.0, buckets)
+        Purse(buckets)
     with pytest.raises(ValueError, match="pairs"):
-        take_all(0.0, *[buckets, "a"] * 9)
+        Purse(*[buckets, "a"] * 9)
     with pytest.raises(TypeError):
-        take_all(0.0, "a", buckets)
+        Purse("a", buckets)
     with pytest.raises(TypeError):
-        take_all(0.0, buckets, None)  # type: ignore[arg-type]
+        Purse(buckets, None)  # type: ignore[arg-type]
 
 
 # Many processes at once, as the workers of a box are: forked, with the memory in common.
@@ -415,7 +415,10 @@ def test_processes_take_all_or_none() -> None:
         users = Buckets(3, 60.0, users_memory, SEED)
         mine = Buckets(50_000, 1.0, room_memory, SEED)
         return [
-            sum(take_all(1000.0, mine, "derby", users, b"%d" % number, mine, "derby") is None for number in range(4000))
+            sum(
+                Purse(mine, "derby", users, b"%d" % number, mine, "derby").take(1000.0) is None
+                for number in range(4000)
+            )
         ]
 
     passed = sum(count for (count,) in together(work))

@@ -1,11 +1,13 @@
 """The same text from many, and sudden crowds."""
 
 import random
+import tracemalloc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge._fast.sketch import Names, Sketch
 from edge.ingest.crowd import (
     ALARM_S,
     CALM_S,
@@ -20,10 +22,10 @@ from edge.ingest.crowd import (
     Echo,
     alike,
     parts,
-    sketch,
 )
 from edge.ingest.normal import skeleton
 
+sketch = Sketch((3, 5)).names
 SPAM = "cheap followers for everybody visit followers example today"
 
 
@@ -111,6 +113,29 @@ def test_texts_that_differ_by_a_word_share_a_name(words: list[str], data: st.Dat
 @given(st.text("ab c", max_size=80))
 def test_names_are_those_of_the_words_whatever_their_order(text: str) -> None:
     assert sketch(text) == sketch(" ".join(reversed(text.split())) or text) or len(max(text.split(), key=len)) >= 12
+
+
+@given(st.lists(st.tuples(st.integers(1, 200), st.integers()), max_size=400))
+def test_a_table_of_names_is_a_dict(puts: list[tuple[int, int]]) -> None:
+    names, plain = Names(), dict[int, int]()
+    for name, known in puts:
+        # Many begin in the same cell, as hashes do now and then.
+        names.put(name << 56 | name % 3 + 1, known)
+        plain[name << 56 | name % 3 + 1] = known
+        assert len(names) == len(plain)
+    assert all(names.get(name) == known for name, known in plain.items())
+    assert names.get(201 << 56) is None
+
+
+def test_one_text_again_and_again_takes_no_more_memory() -> None:
+    echo = Echo()
+    refused(echo, [SPAM] * 100)
+    tracemalloc.start()
+    try:
+        refused(echo, [SPAM] * 10_000)
+        assert tracemalloc.get_traced_memory()[0] < 10_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_what_an_echo_remembers_is_bounded() -> None:

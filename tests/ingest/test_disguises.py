@@ -15,7 +15,7 @@ from edge.ingest.limits import Limits, Rates
 from edge.ingest.modes import Author
 from edge.ingest.normal import LEET, LOOKALIKE, collapse, fold, places, skeleton, source
 from edge.ingest.patterns import Pattern, Patterns
-from edge.ingest.pipeline import Facts, Pipeline, Rules
+from edge.ingest.pipeline import Pipeline, Rules
 from edge.ingest.text import emote_only, mentions
 from edge.ingest.verdict import Kind
 from edge.ingest.words import Entry, WordList
@@ -74,7 +74,7 @@ def test_what_is_clean_passes_the_whole_way_in(text: str) -> None:
     assert wire.clean_text(clean) == clean
     pipeline = Pipeline()
     pipeline.set_rules("r", Rules(words=WordList([Entry("mud")]), patterns=Patterns([Pattern("b.d")])))
-    assert pipeline.check(Facts("r", Author("ann"), clean), 0.0).kind in (Kind.PUBLISH, Kind.REJECTED)
+    assert pipeline.check(pipeline.voice("r", Author("ann")), clean, 0.0).kind in (Kind.PUBLISH, Kind.REJECTED)
 
 
 HARD = [
@@ -125,7 +125,7 @@ def test_nobody_has_more_than_their_share_and_who_waits_as_told_is_let_in(moves:
     for eighths, user in moves:
         now += eighths / 8
         least, most = min(least, now), max(most, now)
-        refusal = limits.check(user, None, (), b"", "r", now)
+        refusal = limits.take(limits.purse(user, None, (), b"", "r"), now)
         if refusal is None:
             taken[user] += 1
             assert taken[user] <= size + (most - least) * size / per_s + 1e-6
@@ -133,8 +133,8 @@ def test_nobody_has_more_than_their_share_and_who_waits_as_told_is_let_in(moves:
             assert refusal.retry_after is not None
             assert 0 < refusal.retry_after <= per_s / size + (most - now) + 1e-6
     for user in taken:
-        refusal = limits.check(user, None, (), b"", "r", most)
+        refusal = limits.take(limits.purse(user, None, (), b"", "r"), most)
         if refusal is not None:
             assert refusal.retry_after is not None
-            assert limits.check(user, None, (), b"", "r", most + refusal.retry_after * 0.9) is not None
-            assert limits.check(user, None, (), b"", "r", most + refusal.retry_after) is None
+            assert limits.take(limits.purse(user, None, (), b"", "r"), most + refusal.retry_after * 0.9) is not None
+            assert limits.take(limits.purse(user, None, (), b"", "r"), most + refusal.retry_after) is None

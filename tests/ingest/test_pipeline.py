@@ -1,5 +1,7 @@
 """A comment's way in as a whole: what is decided, in which order, and what is remembered."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from edge.ingest.crowd import SAME, TARGET_ON, Alarm
 from edge.ingest.limits import Rates
 from edge.ingest.modes import AUTO_ON, OPEN, Author, Mode
 from edge.ingest.patterns import Pattern, Patterns
-from edge.ingest.pipeline import Facts, Guarded, Pipeline, Rules, Slowed
+from edge.ingest.pipeline import Guarded, Pipeline, Rules, Slowed
 from edge.ingest.verdict import PUBLISH, Kind, Verdict
 from edge.ingest.words import Entry, WordList
 from edge.wire import clean_text
@@ -28,8 +30,16 @@ def made(mode: Mode = OPEN, rates: Rates = UNLIMITED) -> Pipeline:
     return pipeline
 
 
-def say(pipeline: Pipeline, text: str = "hi", now: float = 0.0, author: Author = ANN, **facts: object) -> Verdict:
-    return pipeline.check(Facts("derby", author, text, **facts), now)  # type: ignore[arg-type]
+def say(
+    pipeline: Pipeline,
+    text: str = "hi",
+    now: float = 0.0,
+    author: Author = ANN,
+    room: str = "derby",
+    address: bytes = b"",
+    **more: Any,
+) -> Verdict:
+    return pipeline.check(pipeline.voice(room, author, address), text, now, **more)
 
 
 def name(verdict: Verdict) -> str | None:
@@ -147,7 +157,7 @@ def test_what_is_refused_makes_no_crowd() -> None:
 def test_a_room_turns_slow_by_what_it_is_offered_before_the_limits() -> None:
     pipeline = made(rates=Rates(room_per_s=10))
     for number in range(AUTO_ON):
-        pipeline.check(Facts("derby", ANN, "hi"), number / AUTO_ON)
+        say(pipeline, "hi", number / AUTO_ON)
     slow = Mode(slow_seconds=10)
     assert pipeline.rates(0.999) == {"derby": AUTO_ON}
     assert pipeline.turn(0.999) == [("derby", Slowed(True, slow))]
@@ -171,7 +181,7 @@ def test_rates_are_told_of_rooms_that_are_offered_much_or_are_slow_for_it() -> N
     pipeline = made()
     for room, count in (("derby", 1), ("final", 100), ("quiet", 99)):
         for _ in range(count):
-            pipeline.check(Facts(room, ANN, "hi"), 0.5)
+            say(pipeline, "hi", 0.5, room=room)
     assert pipeline.rates(0.9, 100.0) == {"final": 100.0}
     assert pipeline.rates(0.9) == {"derby": 1.0, "final": 100.0, "quiet": 99.0}
     pipeline.turn(0.9, {"derby": AUTO_ON})
@@ -182,7 +192,7 @@ def test_rates_are_told_of_rooms_that_are_offered_much_or_are_slow_for_it() -> N
 
 def test_rules_are_the_room_s_own_and_can_be_taken_back() -> None:
     pipeline = made()
-    assert pipeline.check(Facts("final", ANN, "vile"), 0.0) is PUBLISH
+    assert say(pipeline, "vile", 0.0, room="final") is PUBLISH
     assert say(pipeline, "vile").kind is Kind.REJECTED
     pipeline.set_rules("derby", None)
     assert say(pipeline, "vile") is PUBLISH
@@ -197,10 +207,10 @@ def test_new_rules_forget_nothing_that_was_said() -> None:
 
 def test_words_of_all_rooms_hold_in_all_rooms() -> None:
     pipeline = made()
-    pipeline.check(Facts("final", ANN, "hi"), 0.0)
+    say(pipeline, "hi", 0.0, room="final")
     pipeline.set_words(WordList([Entry("everywhere")]))
     for room in ("derby", "final", "another"):
-        assert pipeline.check(Facts(room, ANN, "everywhere"), 0.0).kind is Kind.REJECTED
+        assert say(pipeline, "everywhere", 0.0, room=room).kind is Kind.REJECTED
     assert say(pipeline, "vile").kind is Kind.REJECTED
 
 
@@ -208,7 +218,7 @@ def test_rooms_without_rules_are_bounded_and_rules_are_never_lost() -> None:
     pipeline = Pipeline(UNLIMITED, rooms=100)
     pipeline.set_rules("derby", Rules(words=WORDS))
     for number in range(1000):
-        pipeline.check(Facts(f"r{number}", ANN, "hi"), number / 100)
+        say(pipeline, "hi", number / 100, room=f"r{number}")
         pipeline.turn(number / 100)
     assert len(pipeline._others) <= 100
     assert len(pipeline._awake) < 250

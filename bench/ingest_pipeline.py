@@ -78,7 +78,7 @@ def parts(texts: list[str], words: list[Entry], patterns: list[Pattern], rounds:
     times = clock()
     every: list[tuple[str, Callable[[], object]]] = [
         ("clean_text (in wire)", lambda: [wire.clean_text(text) for text in texts]),
-        ("limits", lambda: [limits.take(purse, next(times)) for purse in purses]),
+        ("limits", lambda: [purse.take(next(times)) for purse in purses]),
         ("mode, where one is set", lambda: [modes.check(modes.Mode(), author, text, None, 0.0) for text in texts]),
         ("folded, and skeleton", lambda: [forms(text) for text in texts]),
         ("words", lambda: [list_.find(text, bone) for text, bone in both]),

@@ -30,6 +30,7 @@ class Sockets(Protocol):
     """What is used of the engine. A reply is written in its next turn."""
 
     def reply(self, id_: int, message: dict[str, Any], /) -> bool: ...
+    def ack(self, id_: int, ref: str, made: str, status: str, /) -> bool: ...
     def end(self, id_: int, code: int, reason: bytes, /) -> bool: ...
     def visible(self, id_: int, on: bool, /) -> bool: ...
     def room_of(self, id_: int, /) -> bytes | None: ...
@@ -124,7 +125,10 @@ class Ops:
 
         def done(status: str | EdgeError) -> None:
             self._settled(id_)
-            self._sockets.reply(id_, ack(op.ref, made, status))
+            if status == "published" and op.ref is not None:
+                self._sockets.ack(id_, op.ref, made, "published")
+            else:
+                self._sockets.reply(id_, ack(op.ref, made, status))
             self._soon()
 
         try:

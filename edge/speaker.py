@@ -1,5 +1,5 @@
 # Somebody who speaks in a room: all that is the same for each of their comments there, worked out once. A value.
-from typing import NamedTuple
+from msgspec import Struct
 
 from edge import wire
 from edge._fast.item import Shown
@@ -11,7 +11,7 @@ NEWCOMER = 0.1
 """The reputation below which an account counts as a new one."""
 
 
-class Speaker(NamedTuple):
+class Speaker(Struct, frozen=True, gc=False):
     identity: Identity
     room: str
     voice: Voice

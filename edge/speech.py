@@ -24,7 +24,7 @@ from edge.speaker import Speaker
 
 SHADOW = Verdict(Kind.SHADOW)
 REMOVED = Verdict(Kind.REJECTED, Refusal("moderated", "review"))
-SAID = 262_144
+SAID = 131_072
 """Comments that are known again when they are sent once more, with the same `ref`."""
 OTHERS = 65_536
 """And of those of which there is more to be known than that they are published."""
@@ -95,7 +95,7 @@ class Speech:
 
     def say(self, speaker: Speaker, body: wire.CommentBody, made: str, done: Done) -> None:
         """`done` is called later, or at once; an EdgeError says why the comment was not taken."""
-        identity, room, voice, shown, moderates = speaker
+        identity, room = speaker.identity, speaker.room
         text, re, paid = body.x, body.re, body.paid
         wall, now = time.time(), time.monotonic()
         ban = self._rules.ban(room, identity.user, wall)
@@ -103,7 +103,7 @@ class Speech:
             self.rejected += 1
             raise ban.refusal(wall)
         known = self._known_verdict(room, made, text, re, now)
-        verdict = known or self._pipeline.check(voice, text, now, re, paid=paid is not None)
+        verdict = known or self._pipeline.check(speaker.voice, text, now, re, paid=paid is not None)
         if verdict.kind is Kind.REJECTED:
             self.rejected += 1
             assert verdict.refusal is not None
@@ -119,12 +119,12 @@ class Speech:
             self.shadowed += 1
             done("published")
             return
-        looked_at = self._look is not None and not moderates
-        names = mentions(text)
+        looked_at = self._look is not None and not speaker.moderates
+        names = mentions(text) if "@" in text else ()
         ts = int(wall * 1000)
         plain = verdict is PUBLISH and not looked_at and re is None and not names and paid is None
         if plain and (not self._behind or (room, identity.user) not in self._behind):  # as most are
-            self._offers.take(room, shown.item(room, made, text, ts, False), done)
+            self._offers.take(room, speaker.shown.item(room, made, text, ts, False), done)
             return
         comment = wire.comment(made, identity.public(), text, ts, re=re, tier=identity.tier)
         if paid is not None and paid.pin_seconds:

@@ -52,7 +52,7 @@ log = logging.getLogger("edge.worker")
 
 HTTP_CONNECTIONS = 384
 GOODBYE_S = 2.0
-PACE_S = 0.002
+PACE_S = 0.004
 LOOKS = 8
 
 
@@ -409,7 +409,9 @@ async def _serve(
     # What is there now stays for good: a full collection over it would cost 20 ms and more, and find nothing.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 100)  # of what a comment makes nothing outlives it, and looking each time costs 2 us
+    # Of what a comment makes next to nothing outlives it, and looking each time costs 2 us. What does is looked at once
+    # more, in lots small enough to be short, and then in full collections alone, which are rare.
+    gc.set_threshold(10_000, 4, 1_000)
     log.info("worker %d: room for %d viewers", worker, it.engine.counters()["capacity"])
     ready()
     await stopping.wait()

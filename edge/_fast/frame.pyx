@@ -7,9 +7,19 @@ import zlib
 import msgspec
 import zstandard
 
+from cpython.unicode cimport PyUnicode_DATA, PyUnicode_GET_LENGTH
+from libc.string cimport strlen
+
 from edge._fast.const cimport ENC_DEFLATE, ENC_JSON, ENC_MSGPACK, ENC_SSE, ENC_ZSTD, LANE_MUST
 from edge._fast.sys cimport mem_alloc, mem_free, memcpy
 from edge._fast.ws cimport ws_head
+
+cdef extern from "Python.h":
+    bint PyUnicode_IS_ASCII(object text)
+
+cdef enum:
+    ACK_PART = 64               # characters of each of its three words
+    ACK_MAX = 3 * (2 * ACK_PART + 20)
 
 cdef object compressor = zstandard.ZstdCompressor(level=3)
 
@@ -82,6 +92,42 @@ def encode_message(enc: int, message: dict) -> bytes:
     if enc == ENC_JSON or enc == ENC_DEFLATE:
         return msgspec.json.encode(message)
     return encode(enc, msgspec.msgpack.encode(message))
+
+
+def encode_ack(enc: int, str ref not None, str made not None, str status not None) -> bytes:
+    """The same for what an author is told of a comment: every comment has one, so for most of them it is written here
+    rather than put together and encoded."""
+    cdef uint8_t out[ACK_MAX]
+    cdef uint8_t* p = out
+    if enc == ENC_JSON or enc == ENC_DEFLATE:
+        p = put_json(p, b'{"t":"ack","ref":"', ref)
+        p = put_json(p, b'","id":"', made)
+        p = put_json(p, b'","status":"', status)
+        if p != NULL:
+            memcpy(p, b'"}', 2)
+            return out[:p + 2 - out]
+    return encode_message(enc, {"t": "ack", "ref": ref, "id": made, "status": status})
+
+
+cdef uint8_t* put_json(uint8_t* p, const char* before, str text) noexcept:
+    # NULL for what is longer than any of them is, or is not plain.
+    cdef Py_ssize_t n = PyUnicode_GET_LENGTH(text), i
+    cdef const uint8_t* chars
+    if p == NULL or n > ACK_PART or not PyUnicode_IS_ASCII(text):
+        return NULL
+    i = strlen(before)
+    memcpy(p, before, i)
+    p += i
+    chars = <const uint8_t*>PyUnicode_DATA(text)
+    for i in range(n):
+        if chars[i] < 32 or chars[i] == 127:
+            return NULL
+        if chars[i] == c'"' or chars[i] == c'\\':
+            p[0] = c'\\'
+            p += 1
+        p[0] = chars[i]
+        p += 1
+    return p
 
 
 cdef void frame_ref(Frame* f) noexcept nogil:

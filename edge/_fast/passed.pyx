@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
 # Which comments have passed lately, and with what words: so one that is sent again, because its answer was lost, is
-# known. It owns a table of a set size, and no text. It must never take another comment for one that has passed: both
-# halves of what it keeps are Python's own hashes, whose key nobody outside knows.
+# known. It owns a table of a set size, and no text. It must never take another comment for one that has passed: what it
+# keeps is made of Python's own hashes, whose key nobody outside knows.
 from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 
@@ -12,8 +12,7 @@ cdef enum:
 
 
 ctypedef struct Cell:
-    uint64_t name               # of the room and the comment
-    uint64_t words
+    uint64_t what               # the room, the comment, its words
     double at                   # when; 0 where nothing is
 
 
@@ -34,37 +33,32 @@ cdef class Passed:
 
     def since(self, str room not None, str made not None, str text not None, re) -> float:
         """When this comment has passed, with these words, as a reply to `re`; long ago where that is not known."""
-        cdef uint64_t name = named(room, made)
-        cdef Cell* cell = self.cells + name % self.sets * WAYS
+        cdef uint64_t what = whole(room, made, text, re)
+        cdef Cell* cell = self.cells + what % self.sets * WAYS
         cdef int i
         for i in range(WAYS):
-            if cell[i].name == name and cell[i].at and cell[i].words == worded(text, re):
+            if cell[i].what == what and cell[i].at:
                 return cell[i].at
         return -INFINITY
 
     def put(self, str room not None, str made not None, str text not None, re, double now) -> None:
         """It has passed, now: `now` is above 0."""
-        cdef uint64_t name = named(room, made)
-        cdef Cell* cell = self.cells + name % self.sets * WAYS
+        cdef uint64_t what = whole(room, made, text, re)
+        cdef Cell* cell = self.cells + what % self.sets * WAYS
         cdef int i, at = 0
         for i in range(WAYS):
-            if cell[i].name == name and cell[i].at:
+            if cell[i].what == what:
                 at = i
                 break
             if cell[i].at < cell[at].at:
                 at = i
-        cell[at].name, cell[at].words, cell[at].at = name, worded(text, re), now
+        cell[at].what, cell[at].at = what, now
 
 
-cdef inline uint64_t mixed(object one, object other) except? 0:
-    cdef uint64_t h = <uint64_t>hash(one) * <uint64_t>0x9E3779B97F4A7C15 ^ <uint64_t>hash(other)
-    h = (h ^ (h >> 32)) * <uint64_t>0xD6E8FEB86659FD93
+cdef inline uint64_t mixed(uint64_t h, object one) except? 0:
+    h = (h ^ <uint64_t>hash(one)) * <uint64_t>0xD6E8FEB86659FD93
     return h ^ (h >> 32)
 
 
-cdef inline uint64_t named(str room, str made) except? 0:
-    return mixed(room, made)
-
-
-cdef inline uint64_t worded(str text, object re) except? 0:
-    return mixed(text, re)
+cdef inline uint64_t whole(str room, str made, str text, object re) except? 0:
+    return mixed(mixed(mixed(mixed(0, room), made), text), re)

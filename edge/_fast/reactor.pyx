@@ -16,7 +16,7 @@ from edge._fast.core cimport (EVENT_CLOSE, EVENT_HANDOFF, EVENT_MESSAGE, EVENT_O
 from edge._fast.door cimport LISTENERS, TRUSTED, Door, door_address, door_adopt, door_join
 from edge._fast.fanout cimport fanout_begin, fanout_forget, fanout_pending, fanout_slice, fanout_tell
 from edge._fast.farewell cimport farewell_close, farewell_refuse, farewell_slow
-from edge._fast.frame import encode_message
+from edge._fast.frame import encode_ack, encode_message
 from edge._fast.log cimport Batch, Log, log_append, log_back, log_put
 from edge._fast.out cimport OUT_DEAD, out_gap, out_message, out_reply
 from edge._fast.registry cimport Ident, User, expiry_waits, registry_add, registry_find, registry_renew
@@ -417,15 +417,27 @@ cdef class Engine:
 
     def reply(self, uint64_t id, dict message) -> bool:
         """A message to one viewer, in its encoding, before the next batch. False: it is not there."""
-        cdef uint32_t slot = self.find(id)
+        cdef uint32_t slot = self.stream(id)
         if slot == NONE:
             return False
-        cdef Conn* c = &self.k.table.conns[slot]
-        if c.kind != KIND_WS and c.kind != KIND_SSE:
-            return False
-        cdef bytes body = encode_message(c.enc, message)
+        cdef bytes body = encode_message(self.k.table.conns[slot].enc, message)
         self.k.now = now_ns()
         return out_message(&self.k, slot, body, len(body)) != OUT_DEAD
+
+    def ack(self, uint64_t id, str ref, str made, str status) -> bool:
+        """The same, for what became of a comment."""
+        cdef uint32_t slot = self.stream(id)
+        if slot == NONE:
+            return False
+        cdef bytes body = encode_ack(self.k.table.conns[slot].enc, ref, made, status)
+        self.k.now = now_ns()
+        return out_message(&self.k, slot, body, len(body)) != OUT_DEAD
+
+    cdef uint32_t stream(self, uint64_t id) noexcept:
+        cdef uint32_t slot = self.find(id)
+        if slot != NONE and self.k.table.conns[slot].kind != KIND_WS and self.k.table.conns[slot].kind != KIND_SSE:
+            return NONE
+        return slot
 
     def tell(self, uint32_t after, uint32_t most, dict message) -> int:
         """A message to the next `most` streams from a slot on (0 is the first), whatever they watch. The slot to go on

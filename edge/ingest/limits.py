@@ -91,11 +91,8 @@ class Limits:
             addresses = (self._carriers if shared else self._addresses), network(address)
         return Purse(users, user, *addresses, self._rooms, room, self._all, b"")
 
-    def take(self, purse: Purse, now: float) -> Refusal | None:
-        """One comment from every bucket that it counts in, or none from any: then it says which refuses it."""
-        over = purse.take(now)
-        if over is None:
-            return None
+    def refusal(self, over: tuple[Buckets, float]) -> Refusal:
+        """What a purse's refusal is in words."""
         buckets, wait_s = over
         which, words = self._words.get(buckets, ("user", None))
         return Refusal("too_many", which, wait_s, words)

@@ -26,7 +26,7 @@ MODERATED = Refusal("moderated", "rules")
 PRE = Verdict(Kind.PENDING, None, False, ("mode: pre",))
 
 
-class Voice(NamedTuple):
+class Voice(Struct, frozen=True, gc=False):
     """Somebody in a room, as what they say is measured there."""
 
     room: str
@@ -125,19 +125,20 @@ class Pipeline:
         """What becomes of this comment, decided at once; its text is clean (edge/wire.py). Over a limit it counts in
         the offered rate alone; what is refused for other reasons has been taken from the limits, or trying on would be
         free."""
-        name, author, purse = voice
+        name, author = voice.room, voice.author
         room = self._ruled.get(name) or self._room(name)
         self._awake[name] = room
         room.auto.offered(now)
-        refusal = self.limits.take(purse, now)
-        if refusal is not None:
+        over = voice.purse.take(now)
+        if over is not None:
+            refusal = self.limits.refusal(over)
             return Verdict(Kind.REJECTED, refusal, False, (refusal.which,))
         mode = room.mode
         if mode is not OPEN:
             last = room.said.get(author.user) if mode.slow_seconds else None
-            refusal = modes.check(mode, author, text, last, now, paid=paid)
-            if refusal is not None:
-                return Verdict(Kind.REJECTED, refusal, False, (refusal.name,))
+            held = modes.check(mode, author, text, last, now, paid=paid)
+            if held is not None:
+                return Verdict(Kind.REJECTED, held, False, (held.name,))
         verdict = PUBLISH if author.role in MODERATORS else self._moderate(room, author.user, text, now)
         if verdict.kind is not Kind.REJECTED:
             if mode.slow_seconds:

@@ -149,7 +149,7 @@ class OwnedShard:
             except ValueError:
                 self.bad += 1
                 continue
-            room = self.room(item.room)
+            room = self.rooms.get(item.room) or self.room(item.room)
             place = (seq, index)
             if place < room.mark:
                 continue  # the log has it

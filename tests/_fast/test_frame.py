@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.frames import Opcode
 
-from edge._fast.frame import encode, framed
+from edge._fast.frame import encode, encode_ack, encode_message, framed
 from tests._fast.engine import DEFLATE, JSON, MSGPACK, MUST, POLL, SSE, ZSTD, bounded, nothing_kept
 
 __all__ = ["nothing_kept"]
@@ -78,3 +78,13 @@ def test_what_cannot_be_encoded_becomes_a_gap(canon: bytes, lane: int, name: str
 def test_a_poll_has_the_text_of_json() -> None:
     canon = msgspec.msgpack.encode({"t": "batch", "id": "c1"})
     assert encode(POLL, canon) == encode(JSON, canon) == b'{"t":"batch","id":"c1"}'
+
+
+words = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=64)
+
+
+@given(words, words, words | st.text(max_size=80))
+def test_an_ack_is_what_the_long_way_makes(ref: str, made: str, status: str) -> None:
+    message = {"t": "ack", "ref": ref, "id": made, "status": status}
+    for enc in (JSON, DEFLATE, MSGPACK, ZSTD, SSE):
+        assert encode_ack(enc, ref, made, status) == encode_message(enc, message)

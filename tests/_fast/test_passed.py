@@ -14,12 +14,11 @@ comments = st.tuples(few, few, few, st.none() | few)
 @given(st.lists(comments, max_size=60))
 def test_what_is_known_has_passed_just_so(said: list[tuple[str, str, str, str | None]]) -> None:
     passed = Passed(1 << 16)
-    at: dict[tuple[str, str], tuple[tuple[str, str | None], float]] = {}
-    for number, (room, made, text, re) in enumerate(said, 1):
-        words, when = at.get((room, made), (None, -inf))
-        assert passed.since(room, made, text, re) == (when if words == (text, re) else -inf)
-        passed.put(room, made, text, re, float(number))
-        at[room, made] = (text, re), float(number)
+    at: dict[tuple[str, str, str, str | None], float] = {}
+    for number, comment in enumerate(said, 1):
+        assert passed.since(*comment) == at.get(comment, -inf)
+        passed.put(*comment, float(number))
+        at[comment] = float(number)
 
 
 def test_it_is_bounded_and_the_oldest_go() -> None:

@@ -20,6 +20,7 @@ from edge.ingest.text import emote_only, mentions
 from edge.ingest.verdict import Kind
 from edge.ingest.words import Entry, WordList
 from tests._fast.engine import bounded
+from tests.ingest.test_limits import check
 
 CPU_S = 0.005
 letters = "abcdefghijklmnopqrstuvwxyz"
@@ -125,7 +126,7 @@ def test_nobody_has_more_than_their_share_and_who_waits_as_told_is_let_in(moves:
     for eighths, user in moves:
         now += eighths / 8
         least, most = min(least, now), max(most, now)
-        refusal = limits.take(limits.purse(user, None, (), b"", "r"), now)
+        refusal = check(limits, user, None, (), b"", "r", now)
         if refusal is None:
             taken[user] += 1
             assert taken[user] <= size + (most - least) * size / per_s + 1e-6
@@ -133,8 +134,8 @@ def test_nobody_has_more_than_their_share_and_who_waits_as_told_is_let_in(moves:
             assert refusal.retry_after is not None
             assert 0 < refusal.retry_after <= per_s / size + (most - now) + 1e-6
     for user in taken:
-        refusal = limits.take(limits.purse(user, None, (), b"", "r"), most)
+        refusal = check(limits, user, None, (), b"", "r", most)
         if refusal is not None:
             assert refusal.retry_after is not None
-            assert limits.take(limits.purse(user, None, (), b"", "r"), most + refusal.retry_after * 0.9) is not None
-            assert limits.take(limits.purse(user, None, (), b"", "r"), most + refusal.retry_after) is None
+            assert check(limits, user, None, (), b"", "r", most + refusal.retry_after * 0.9) is not None
+            assert check(limits, user, None, (), b"", "r", most + refusal.retry_after) is None

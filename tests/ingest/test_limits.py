@@ -24,7 +24,8 @@ ANN = v6("192.0.2.1")
 def check(
     limits: Limits, user: str, role: str | None, badges: tuple[str, ...], address: bytes, room: str, now: float
 ) -> Refusal | None:
-    return limits.take(limits.purse(user, role, badges, address, room), now)
+    over = limits.purse(user, role, badges, address, room).take(now)
+    return None if over is None else limits.refusal(over)
 
 
 @given(

@@ -18,7 +18,7 @@ def open(url: str, access: Access = NO_ACCESS, data: str = "") -> Broker:  # noq
     if scheme == "memory" and colon and not rest:
         from broker.memory import MemoryBroker
 
-        return MemoryBroker(data=data)
+        return MemoryBroker(data=data, shards=1)  # there is nobody to share them with
     if scheme == "local" and colon:
         from broker.local import LocalBroker
 

@@ -34,11 +34,11 @@ __all__ = ["SHARDS", "Limits", "MemoryBroker", "Store"]
 
 
 class MemoryBroker:
-    """A Broker on a Store, its own unless one is given, with its state in the folder `data`. No call is ever UNKNOWN or
-    Unavailable, but for a keep where the disk fails."""
+    """A Broker on a Store, its own unless one is given, with its state in the folder `data` and so many shards. No call
+    is ever UNKNOWN or Unavailable, but for a keep where the disk fails."""
 
-    def __init__(self, store: Store | None = None, data: str = "") -> None:
-        self.store = Store(data=data) if store is None else store
+    def __init__(self, store: Store | None = None, data: str = "", shards: int = SHARDS) -> None:
+        self.store = Store(data=data, shards=shards) if store is None else store
         self._own_store = store is None
         self._sinks: dict[str, Sink] = {}
         self._takers: dict[int, Taker] = {}
@@ -53,10 +53,10 @@ class MemoryBroker:
 
     @property
     def shards(self) -> int:
-        return SHARDS
+        return self.store.shards
 
     def shard_of(self, room: str) -> int:
-        return shard_of(room, SHARDS)
+        return shard_of(room, self.store.shards)
 
     async def append(
         self, room: str, lane: int, batch: bytes, expected: int, epoch: int = 0, mark: Mark = NO_MARK
@@ -101,7 +101,7 @@ class MemoryBroker:
 
     async def consume(self, shard: int, after: int, taker: Taker) -> None:
         self._check()
-        check_shard(shard, SHARDS)
+        check_shard(shard, self.store.shards)
         if shard in self._takers:
             raise ValueError(f"shard {shard} is consumed already")
         own = self._takers[shard] = _Taking(taker)
@@ -121,7 +121,7 @@ class MemoryBroker:
 
     async def lease(self, shard: int) -> Lease | None:
         self._check()
-        check_shard(shard, SHARDS)
+        check_shard(shard, self.store.shards)
         leases = self.store.leases
         sent = leases.now()
         epoch = leases.take(shard)

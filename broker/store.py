@@ -159,17 +159,17 @@ class Store:
     """Any number of callers share one; each passes its own sinks, takers and hearers. `now` is the clock of leases,
     `data` the folder of its state, which is in memory without one. Whoever has made it closes the state."""
 
-    shards = SHARDS
-
     def __init__(
         self,
         limits: Limits | None = None,
         lease_ttl_s: float = LEASE_TTL_S,
         now: Clock = time.monotonic,
         data: str = "",
+        shards: int = SHARDS,
     ) -> None:
+        self.shards = shards
         self.limits = limits or Limits()
-        self.offers = Offers(SHARDS, self.limits.offers)
+        self.offers = Offers(shards, self.limits.offers)
         self.leases = Leases(lease_ttl_s, now)
         self.hearing = Hearing()
         self.state = State(data)
@@ -179,7 +179,7 @@ class Store:
         self._idle: OrderedDict[str, Room] = OrderedDict()  # without a subscriber; the coldest first
         self._live: OrderedDict[str, Room] = OrderedDict()  # with one
         # All of them again, since one takeover of a shard would else walk over every room: 26 ms for 100,000.
-        self._of_shard: tuple[dict[str, Room], ...] = tuple({} for _ in range(SHARDS))
+        self._of_shard: tuple[dict[str, Room], ...] = tuple({} for _ in range(shards))
 
     def __len__(self) -> int:
         return len(self._idle) + len(self._live)
@@ -256,7 +256,7 @@ class Store:
 
     def fence(self, shard: int, epoch: int) -> Standing:
         """Every room of the shard that has chat, the newest first."""
-        check_shard(shard, SHARDS)
+        check_shard(shard, self.shards)
         rooms = {}
         for name, room in reversed(self._of_shard[shard].items()):
             lane = room.lanes[CHAT]
@@ -274,7 +274,7 @@ class Store:
         # Strictly greater than any before: a room that is made anew within a millisecond is another numbering.
         self._incarnation = max(time.time_ns() // 1_000_000, self._incarnation + 1)
         self.size += ROOM_COST
-        made = Room(self._incarnation, shard_of(room, SHARDS))
+        made = Room(self._incarnation, shard_of(room, self.shards))
         self._of_shard[made.shard][room] = made
         return made
 

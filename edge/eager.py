@@ -1,8 +1,6 @@
 # A task that begins at once, and is none where it never has to wait: making one and waking it up costs more than most
 # of what is done in them. What runs so long has no task of its own, so nothing in it may ask for the current one.
-import types
-from collections.abc import Callable, Coroutine, Generator
-from functools import partial
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 
@@ -12,19 +10,29 @@ def begin(spawn: Callable[[Any], Any], work: Coroutine[Any, Any, None]) -> None:
         waits_for = work.send(None)
     except StopIteration:
         return
-    spawn(_goes_on(work, waits_for))
+    spawn(_Rest(work, waits_for))
 
 
-@types.coroutine
-def _goes_on(work: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
-    while True:
-        try:
-            found = yield waits_for
-        except BaseException as error:  # a cancel among them
-            go_on = partial(work.throw, error)
-        else:
-            go_on = partial(work.send, found)
-        try:
-            waits_for = go_on()
-        except StopIteration:
-            return
+class _Rest(Coroutine[Any, Any, None]):
+    """A coroutine from its first wait on: who runs it is told of that first."""
+
+    def __init__(self, work: Coroutine[Any, Any, None], waits_for: Any) -> None:
+        self._work = work
+        self._waits_for = waits_for
+        self._begun = False
+
+    def send(self, value: Any) -> Any:
+        if self._begun:
+            return self._work.send(value)
+        self._begun = True
+        return self._waits_for
+
+    def throw(self, *error: Any) -> Any:
+        self._begun = True
+        return self._work.throw(*error)
+
+    def close(self) -> None:
+        self._work.close()
+
+    def __await__(self) -> Any:
+        raise TypeError("it is for a task")

@@ -62,6 +62,7 @@ class Offers:
         self._queues: dict[int, _Queue] = {}
         self._shards: dict[str, int] = {}  # of rooms
         self._due = False  # all queues are offered in this turn of the loop
+        self._gathering = False  # and somebody says when
         self.taken = 0
         self.refused = 0  # comments that are certainly nowhere, because there were too many or the broker could not
         self.unknown = 0
@@ -91,10 +92,20 @@ class Offers:
         if self._at_once is not None:
             if not self._due:
                 self._due = True
-                asyncio.get_running_loop().call_soon(self._offer_all, self._at_once)
+                if not self._gathering:
+                    asyncio.get_running_loop().call_soon(self._offer_all, self._at_once)
         elif not queue.under_way:
             queue.under_way = True
             self._spawn(self._send(shard, queue))
+
+    def gather(self) -> None:
+        """What is taken from now on goes together, when `flush` is called."""
+        self._gathering = True
+
+    def flush(self) -> None:
+        self._gathering = False
+        if self._due and self._at_once is not None:
+            self._offer_all(self._at_once)
 
     def _offer_all(self, broker: AtOnce) -> None:
         self._due = False

@@ -86,7 +86,11 @@ class Ops:
             self._sockets.end(id_, 1003, b"text for JSON, binary for MessagePack")
             return
         try:
-            self._operate(id_, wire.decode_op(self._unpacked(payload) if binary else payload, binary=binary))
+            asked = wire.decode_op(self._unpacked(payload) if binary else payload, binary=binary)
+            if isinstance(asked, wire.Comment):  # as most are
+                self._comment(id_, asked)
+            else:
+                self._operate(id_, asked)
         except EdgeError as error:
             if error.problem.close == 1009:
                 self._sockets.end(id_, 1009, error.message.encode())
@@ -107,13 +111,11 @@ class Ops:
         except zstandard.ZstdError:
             raise EdgeError("bad_json", "not a zstd frame of a known, allowed size") from None
 
-    def _operate(self, id_: int, op: wire.Op) -> None:
+    def _operate(self, id_: int, op: wire.Visible | wire.Ping | wire.Auth | wire.React) -> None:
         if isinstance(op, wire.Visible):
             self._sockets.visible(id_, op.on)
         elif isinstance(op, wire.Ping):
             self._sockets.reply(id_, {"t": "pong"})
-        elif isinstance(op, wire.Comment):
-            self._comment(id_, op)
         elif isinstance(op, wire.Auth):
             self._auth(id_, op)
         else:

@@ -26,7 +26,7 @@ GONE_S = 2.5  # without a word from a member: five ticks
 RENEW = 1 / 5  # of a lease's TTL
 COVER_S = 1.0
 AGAIN_S = 0.05  # before the same append is tried again
-EARLY_S = 0.002  # that a timer may be
+EARLY_S = 0.002  # that a batch may be, and a timer is
 TAKING = 16  # shards that are being taken at once
 PRIMED = 64  # batches that are read before a room's first one, for what is said twice over a change of owner; or more
 PRIMED_BYTES = 4 * 1024 * 1024
@@ -55,7 +55,7 @@ class _Held:
         self.renew_due = now + lease.ttl_s * RENEW * (shard.number % 16 + 1) / 16  # not all at once
         self.cover_due = now + COVER_S
         self.covered = shard.seen
-        self.spent_s = 0.0  # of this process's time, since the last tick
+        self.spent_s = 0.0  # on it, since the last tick
         self.load = 0.0  # of a core
         self.giving = False  # it is on its way to somebody else
         self.stepped_down = False
@@ -393,14 +393,13 @@ class Owner:
     async def _batch(self, held: _Held, room: OwnedRoom) -> None:
         if not held.ours() or (not room.primed and not await self._prime(held, room)):
             return
-        began = time.monotonic()
         now = time.monotonic()
         taken = room.take()
         if taken is None:
             return
         room.pace.made(now)
         data = room.batch(taken, now, time.time_ns() // 1_000_000)
-        held.spent_s += time.monotonic() - began
+        held.spent_s += time.monotonic() - now
         outcome = await self._append(held, room, data, taken.mark)
         if outcome.kind is Kind.STORED:
             room.stored(taken)

@@ -25,7 +25,8 @@ from edge.speaker import Speaker
 SHADOW = Verdict(Kind.SHADOW)
 REMOVED = Verdict(Kind.REJECTED, Refusal("moderated", "review"))
 SAID = 131_072
-"""Comments that are known again when they are sent once more, with the same `ref`."""
+"""Places for comments that are known again when they are sent once more, with the same `ref`; the last half of so many
+are."""
 OTHERS = 65_536
 """And of those of which there is more to be known than that they are published."""
 SAME_S = 60.0
@@ -102,7 +103,8 @@ class Speech:
         if ban is not None and not ban.shadow:
             self.rejected += 1
             raise ban.refusal(wall)
-        known = self._known_verdict(room, made, text, re, now)
+        fresh = now - self._passed.since(room, made, text, re) > SAME_S
+        known = None if fresh and not self._judged else self._known_verdict(room, made, body, now, fresh)
         verdict = known or self._pipeline.check(speaker.voice, text, now, re, paid=paid is not None)
         if verdict.kind is Kind.REJECTED:
             self.rejected += 1
@@ -113,6 +115,8 @@ class Speech:
                 self._passed.put(room, made, text, re, now)
             else:
                 self._judged.put((room, made), _Judged(text, re, now, verdict))
+            if self._decided:
+                self._decided.drop((room, made))  # that was of other words, or is long ago
         if ban is not None or made in self._rules.gone(room):
             verdict = SHADOW
         if verdict.kind is Kind.SHADOW:
@@ -124,7 +128,7 @@ class Speech:
         ts = int(wall * 1000)
         plain = verdict is PUBLISH and not looked_at and re is None and not names and paid is None
         if plain and (not self._behind or (room, identity.user) not in self._behind):  # as most are
-            self._offers.take(room, speaker.shown.item(room, made, text, ts, False), done)
+            self._offers.take(room, speaker.shown.item(room, made, text, ts), done)
             return
         comment = wire.comment(made, identity.public(), text, ts, re=re, tier=identity.tier)
         if paid is not None and paid.pin_seconds:
@@ -136,13 +140,14 @@ class Speech:
         again."""
         self._decided.put((room, made), PUBLISH if published else REMOVED)
 
-    def _known_verdict(self, room: str, made: str, text: str, re: str | None, now: float) -> Verdict | None:
-        """Of one that is sent again, because its answer was lost: it is measured once."""
+    def _known_verdict(self, room: str, made: str, body: wire.CommentBody, now: float, fresh: bool) -> Verdict | None:
+        """Of one that is sent again, because its answer was lost: it is measured once. One that is `fresh` has not
+        passed."""
         key = room, made
-        if now - self._passed.since(room, made, text, re) <= SAME_S:
+        if not fresh:
             return self._decided.get(key) or PUBLISH
         found = self._judged.get(key)
-        if found is None or (found.text, found.re) != (text, re) or now - found.at > SAME_S:
+        if found is None or (found.text, found.re) != (body.x, body.re) or now - found.at > SAME_S:
             return None
         return self._decided.get(key) or found.verdict
 

@@ -7,14 +7,14 @@ import math
 import os
 import re
 import unicodedata
-from binascii import b2a_base64
+from base64 import urlsafe_b64encode
 from collections.abc import Container, Iterable, Mapping, Sequence
-from hashlib import blake2b
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
 
+from edge._fast.digest import Ids
 from edge._fast.item import Shown
 from edge._fast.scan import Scan
 from edge.errors import EdgeError
@@ -50,6 +50,7 @@ _UNSEEN = re.compile(
 
 Ref = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+\Z")]
 Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+\Z")]
+Room = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 Reaction = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z0-9_]+\Z")]
 
 Message = dict[str, Any]
@@ -235,19 +236,10 @@ def check_room(room: str) -> str:
 
 def comment_id(author: str, ref: str | None) -> str:
     """The same for the same author and ref, wherever and whenever it is made; one of a kind without a ref."""
-    if ref is None:
-        raw = os.urandom(12)
-    else:
-        # The author's length keeps ("ab", "c") apart from ("a", "bc").
-        name = author.encode()
-        named = _NAMED.copy()
-        named.update(len(name).to_bytes(4, "big") + name + ref.encode())
-        raw = named.digest()
-    return b2a_base64(raw, newline=False).translate(_SAFE).decode()
+    return _ids.of(author, ref) if ref is not None else urlsafe_b64encode(os.urandom(12)).decode()
 
 
-_NAMED = blake2b(digest_size=12, person=b"edge.comment")  # a copy of it costs less than a new one
-_SAFE = bytes.maketrans(b"+/", b"-_")  # base64 as it goes into an address; 12 bytes need no padding
+_ids = Ids(b"edge.comment")
 
 
 # What travels between workers.

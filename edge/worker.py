@@ -52,7 +52,7 @@ log = logging.getLogger("edge.worker")
 
 HTTP_CONNECTIONS = 384
 GOODBYE_S = 2.0
-PACE_S = 0.004
+PACE_S = 0.005
 LOOKS = 8
 
 
@@ -179,6 +179,7 @@ class Worker:
             self.turn()
 
     def turn(self) -> None:
+        self.turning = True  # who asks for one meanwhile has it: what is left to do makes the next
         try:
             self.turning = self.engine.tick(self.looks)
             self.looks = 0 if self.paced else 1
@@ -205,7 +206,7 @@ class Worker:
             return
         self.looks = LOOKS
         self.readable()
-        if time.monotonic() - self.heard < PACE_S:
+        if time.monotonic() - self.heard < 2 * PACE_S:
             self.loop.call_later(PACE_S, self.paced_turn)
         else:
             self.paced = False
@@ -253,9 +254,12 @@ class Worker:
 
     def messages(self, messages: list[tuple[int, int, int, bytes]]) -> None:
         self.pace()
-        for message in messages:
-            self.ops.take(*message)
-        self.soon()
+        self.offers.gather()
+        try:
+            for message in messages:
+                self.ops.take(*message)
+        finally:
+            self.offers.flush()
 
     def housekeep(self) -> None:
         self.watch.housekeep(self.loop.time())

@@ -62,17 +62,20 @@ async def test_an_error_is_the_callers_before_the_first_wait_and_the_task_s_afte
         await spawned.tasks[0]
 
 
-async def test_it_can_be_cancelled() -> None:
+@pytest.mark.parametrize("later", [False, True])
+async def test_it_can_be_cancelled(later: bool) -> None:
     spawned, ended = Spawned(), []
 
     async def work() -> None:
         try:
             await asyncio.sleep(9)
         finally:
+            await asyncio.sleep(0)
             ended.append(1)
 
     begin(spawned, work())
-    await asyncio.sleep(0)
+    if later:
+        await asyncio.sleep(0)
     spawned.tasks[0].cancel()
     with pytest.raises(asyncio.CancelledError):
         await spawned.tasks[0]

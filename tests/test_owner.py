@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+import edge.owner
 from broker.base import CHAT, UNKNOWN, Full, Kind, Mark, Outcome, Standing, Unavailable
 from broker.memory import MemoryBroker, Store
 from edge import wire
@@ -50,6 +51,24 @@ async def test_what_is_offered_is_numbered_and_covered() -> None:
         stamps = [batch["ts"] for batch in log_of(store)]
         assert stamps == sorted(stamps)
         await until_async(lambda: len(store.offers) == 0)  # acknowledged, and forgotten
+
+
+async def test_a_batch_that_is_due_soon_goes_with_what_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the broker is in this process it needs neither a turn of the loop nor a task."""
+    monkeypatch.setattr(edge.owner, "EARLY_S", 9.0)
+    store = Store()
+    broker = MemoryBroker(store)
+    shard = broker.shard_of(ROOM)
+    async with owner(broker) as it:
+        for offer in range(6):
+            broker.offer_now(shard, [item(str(offer))])
+        assert shown(store) == [str(offer) for offer in range(6)]
+        assert [len(batch["m"]) for batch in log_of(store)] == [2, 2, 2]
+        assert not it._timers
+        broker.offer_now(shard, [item("last")])
+        assert len(it._timers) == 1
+        await until_async(lambda: shown(store)[-1] == "last")
+        assert not it._timers
 
 
 async def test_a_flood_is_sampled_and_all_of_it_is_counted() -> None:

@@ -14,6 +14,7 @@ from edge.known import Known
 from edge.moderation.look import Look
 from edge.moderation.review import Waiting
 from edge.offers import Done, Offers
+from edge.speaker import Speaker, speaker
 from edge.speech import SAME_S, Speech
 from tests.moderation.parts import MO, Parts, parts
 
@@ -26,8 +27,8 @@ class Offered:
     def __init__(self) -> None:
         self.ids: list[str] = []
 
-    def take(self, _room: str, comment: wire.Message, done: Done, _paid: bool = False) -> None:
-        self.ids.append(comment["id"])
+    def take(self, _room: str, item: bytes, done: Done) -> None:
+        self.ids.append(wire.decode_item(item).id)
         done("published")
 
 
@@ -49,11 +50,14 @@ class Said:
     def time(self) -> float:
         return 1_000_000.0 + self.now
 
+    def who(self, room: str) -> Speaker:
+        return speaker(self.pipeline, ANN, room, b"")
+
     def say(self, text: str, ref: str = "r1", room: str = "r") -> Any:
         told: list[Any] = []
         body = wire.CommentBody(x=text, ref=ref)
         try:
-            self.speech.say(ANN, room, body, wire.comment_id("ann", ref), b"", told.append)
+            self.speech.say(self.who(room), body, wire.comment_id("ann", ref), told.append)
         except EdgeError as error:
             return error.name
         return told[0] if told else None
@@ -129,10 +133,38 @@ async def test_too_many_behind_one_that_is_looked_up_are_refused_and_all_are_ans
         for number in range(6):
             body = wire.CommentBody(x="@nobody" if number == 0 else "hi", ref=f"r{number}")
             try:
-                said.speech.say(ANN, "r", body, wire.comment_id("ann", body.ref), b"", told.append)
+                said.speech.say(said.who("r"), body, wire.comment_id("ann", body.ref), told.append)
             except EdgeError as error:
                 assert error.name == "overloaded"
                 assert number >= 3  # the first is among those that wait
         await it.tasks[-1]
         assert [getattr(answer, "name", answer) for answer in told] == ["unknown_user"] + ["published"] * 2
         assert not said.speech._behind
+
+
+async def test_what_was_decided_of_other_words_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same ref with other words is another comment: what a moderator has let through of the first is no pass."""
+    async with parts() as it:
+        said = Said(it, monkeypatch)
+        said.pipeline.set_rules("r", Rules(Mode(moderation="pre")))
+        assert said.say("roses") is None
+        said.speech.decided("r", wire.comment_id("ann", "r1"), True)
+        assert said.say("roses") == "published", "it was let through, and its answer was lost"
+        for _ in range(3):
+            said.now += SAME_S / 4
+            assert said.say("mud") is None, "it waits"
+        assert not said.offered.ids[1:]
+
+
+async def test_two_texts_with_one_ref_are_judged_each_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with parts() as it:
+        said = Said(it, monkeypatch)
+        said.pipeline.set_rules("r", Rules(words=WordList([Entry("mud"), Entry("meh", "hold")])))
+        for _ in range(3):
+            assert said.say("roses") == "published"
+            assert said.say("mud") == "moderated"
+            assert said.say("meh") is None
+        said.pipeline.set_rules("r", Rules(Mode(closed=True)))
+        assert said.say("roses") == "published", "as it was"
+        assert said.say("meh") is None
+        assert said.say("mud") == "room_closed"

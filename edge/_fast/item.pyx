@@ -7,6 +7,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from edge._fast.sys cimport memcpy
 
 cdef enum:
+    HEADS = 64                  # bytes that are neither text nor packed already: 48 at most
     AROUND = 28                 # characters of {"id":"","u":,"x":"","ts":}, as JSON
 
 cdef extern from "Python.h":
@@ -68,14 +69,14 @@ cdef class Shown:
     def __init__(self, bytes user not None, bytes tier not None, size_t json):
         self.user, self.tier, self.json = user, tier, json
 
-    def item(self, str room not None, str made not None, str text not None, uint64_t ts, bint paid) -> bytes:
-        """The item of a comment that replies to nobody, mentions nobody and is not pinned. `text` is clean."""
+    def item(self, str room not None, str made not None, str text not None, uint64_t ts) -> bytes:
+        """The item of a comment that replies to nobody, mentions nobody and is not paid for. `text` is clean."""
         cdef Py_ssize_t room_n, made_n, text_n, i
         cdef const char* room_p = PyUnicode_AsUTF8AndSize(room, &room_n)
         cdef const char* made_p = PyUnicode_AsUTF8AndSize(made, &made_n)
         cdef const char* text_p = PyUnicode_AsUTF8AndSize(text, &text_n)
         cdef Py_ssize_t user_n = PyBytes_GET_SIZE(self.user), tier_n = PyBytes_GET_SIZE(self.tier)
-        cdef size_t size = 64 + room_n + made_n + text_n + user_n + tier_n
+        cdef size_t size = HEADS + room_n + 2 * made_n + text_n + user_n + tier_n
         cdef size_t json = AROUND + made_n + text_n + digits(ts) + self.json
         cdef bytes made_item
         cdef uint8_t* start
@@ -102,5 +103,5 @@ cdef class Shown:
         if tier_n:
             p = put(p, b"\xa4tier", 5)
             p = put(p, PyBytes_AS_STRING(self.tier), tier_n)
-        p[0] = 0xC3 if paid else 0xC2
+        p[0] = 0xC2             # not paid for
         return made_item[:p + 1 - start]

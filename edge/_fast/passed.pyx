@@ -8,7 +8,7 @@ from libc.stdint cimport uint64_t
 from edge._fast.sys cimport mem_alloc, mem_free
 
 cdef enum:
-    WAYS = 4
+    WAYS = 8                    # two lines of the cache
 
 
 ctypedef struct Cell:
@@ -17,7 +17,8 @@ ctypedef struct Cell:
 
 
 cdef class Passed:
-    """Of the last `size` comments nearly all: each has one of four places, and the one that passed longest ago goes."""
+    """Of the last half of `size` comments nearly all: each has one of eight places, and of those the one goes that
+    passed longest ago."""
 
     cdef Cell* cells
     cdef size_t sets

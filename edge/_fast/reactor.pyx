@@ -156,6 +156,9 @@ cdef class Engine:
                 self.deliver()
                 if not self.open:
                     return False
+                if self.k.ready_n:      # what could be answered at once is written now
+                    with nogil:
+                        turn(&self.k, &self.door, self.k.now + self.k.opt.tick_ns // 2, 0)
             with nogil:
                 self.sweep(began + self.k.opt.tick_ns)
                 core_reap(&self.k)
@@ -166,7 +169,7 @@ cdef class Engine:
             self.shed()         # also what viewers who join had encoded for them
         if fanout_pending(&self.k) or expiry_waits(&self.k.registry, began):
             return True
-        return self.k.ready_n > 0 or timer_waits(&self.k.table, began)
+        return self.k.ready_n > 0 or self.k.events.n > 0 or timer_waits(&self.k.table, began)
 
     cdef void sweep(self, uint64_t until) noexcept nogil:
         cdef uint64_t slice_ns = self.k.opt.slice_ns

@@ -68,6 +68,7 @@ cdef inline void least_put(Least* it, uint64_t h) noexcept nogil:
 ctypedef struct Cell:
     uint64_t name
     uint32_t nth                # of what is known, from 1; 0 where nothing is
+    uint32_t own                # no other name has the same
 
 
 cdef class Names:
@@ -81,7 +82,7 @@ cdef class Names:
 
     def __cinit__(self):
         self.known = []
-        self.size = 64
+        self.size = 8
         self.cells = <Cell*>mem_alloc(self.size * sizeof(Cell))
         if self.cells == NULL:
             raise MemoryError("no memory for names")
@@ -97,8 +98,12 @@ cdef class Names:
         return self.known[cell.nth - 1] if cell.nth else None
 
     def put(self, uint64_t name, known) -> None:
-        self.known.append(known)
-        self.set(name)
+        cdef Cell* cell = self.find(name)
+        if cell.nth and cell.own:
+            self.known[cell.nth - 1] = known
+        else:
+            self.known.append(known)
+            self.set(name, True)
 
     cdef inline Cell* find(self, uint64_t name) noexcept:
         # Names are hashes: their last bits are as good as any. Where one is not found, its place is.
@@ -107,7 +112,7 @@ cdef class Names:
             at = (at + 1) & (self.size - 1)
         return &self.cells[at]
 
-    cdef int set(self, uint64_t name) except -1:
+    cdef int set(self, uint64_t name, bint own) except -1:
         """What was last appended is known under this name."""
         cdef Cell* cell = self.find(name)
         if not cell.nth:
@@ -117,6 +122,7 @@ cdef class Names:
             self.count += 1
             cell.name = name
         cell.nth = <uint32_t>len(self.known)
+        cell.own = own
         return 0
 
     cdef int double(self) except -1:
@@ -161,7 +167,7 @@ cdef class Sketch:
                 return names[0], names[1], names[2], names[3]
         young.known.append((1, user, bones))
         for i in range(NAMES):
-            young.set(names[i])
+            young.set(names[i], False)
         return None
 
 

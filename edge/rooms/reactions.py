@@ -10,6 +10,8 @@ from typing import Annotated
 
 import msgspec
 
+from edge import wire
+
 EVERY_S = 1.0
 """The time from one batch that says all totals to the next that is made for reactions alone."""
 EVERY_BATCHES = 16
@@ -19,14 +21,13 @@ MOST = 2**53 - 1
 
 Counts = Mapping[str, int]
 """By kind."""
-Room = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**32)]
 
 
 class Sums(msgspec.Struct, array_like=True):
     """What a worker tells of rooms in one shard: how many of each kind have come in since it told last."""
 
-    rooms: list[tuple[Room, dict[str, Count]]]
+    rooms: list[tuple[wire.Room, dict[str, Count]]]
 
 
 class Totals:

@@ -24,7 +24,7 @@ class Report(msgspec.Struct, array_like=True):
     """What a worker tells of rooms in one shard: name, viewers, how long a broadcast to them takes in ms."""
 
     worker: str
-    rooms: list[tuple[str, int, int]]
+    rooms: list[tuple[wire.Room, int, int]]
 
 
 class OwnedRoom:

@@ -25,11 +25,11 @@ def test_it_is_bounded_and_the_oldest_go() -> None:
     passed = Passed(4096)
     for number in range(100_000):
         passed.put("derby", str(number), "hi", None, 1.0 + number)
-    known = [number for number in range(100_000) if passed.since("derby", str(number), "hi", None) > 0]
-    assert len(known) > 4096 * 0.95
+    known = {number for number in range(100_000) if passed.since("derby", str(number), "hi", None) > 0}
+    assert len(known) <= 4096
+    assert len(known & set(range(100_000 - 1024, 100_000))) >= 1020
+    assert len(known & set(range(100_000 - 2048, 100_000))) >= 2000
     assert min(known) > 100_000 - 4096 * 4
-    newest = range(100_000 - 512, 100_000)
-    assert len(set(newest) & set(known)) > 500
 
 
 def test_nothing_is_known_at_first() -> None:

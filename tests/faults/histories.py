@@ -182,7 +182,8 @@ class History:
             return REJECTED
         told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         try:
-            self.chance.choice(well).offers.take(room, comment, lambda status: told.done() or told.set_result(status))
+            item = wire.item(room, comment)
+            self.chance.choice(well).offers.take(room, item, lambda status: told.done() or told.set_result(status))
         except EdgeError:
             return REJECTED
         done, _ = await asyncio.wait([told], timeout=1.0)

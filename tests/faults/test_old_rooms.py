@@ -40,7 +40,7 @@ class Process:
     async def say(self, text: str) -> None:
         """Until the log shows it."""
         comment = wire.comment(wire.comment_id("ann", text), {"id": "ann", "name": "ann"}, text, 0)
-        self.offers.take(ROOM, comment, lambda status: None)
+        self.offers.take(ROOM, wire.item(ROOM, comment), lambda status: None)
 
         async def shown() -> bool:
             found = await self.broker.tail(ROOM, CHAT, 0)

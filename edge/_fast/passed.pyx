@@ -2,10 +2,10 @@
 # Which comments have passed lately, and with what words: so one that is sent again, because its answer was lost, is
 # known. It owns a table of a set size, and no text. It must never take another comment for one that has passed: what it
 # keeps is made of Python's own hashes, whose key nobody outside knows.
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 
-from edge._fast.sys cimport mem_alloc, mem_free
 
 cdef enum:
     WAYS = 8                    # two lines of the cache
@@ -25,12 +25,12 @@ cdef class Passed:
 
     def __cinit__(self, size_t size):
         self.sets = max(size // WAYS, <size_t>1)
-        self.cells = <Cell*>mem_alloc(self.sets * WAYS * sizeof(Cell))
+        self.cells = <Cell*>PyMem_Calloc(self.sets * WAYS, sizeof(Cell))
         if self.cells == NULL:
             raise MemoryError("no memory for what has passed")
 
     def __dealloc__(self):
-        mem_free(self.cells, self.sets * WAYS * sizeof(Cell))
+        PyMem_Free(self.cells)
 
     def since(self, str room not None, str made not None, str text not None, re) -> float:
         """When this comment has passed, with these words, as a reply to `re`; long ago where that is not known."""

@@ -7,10 +7,9 @@
 # not be more: nobody outside sees a hash, or which texts share a name. All there is to learn is that a text was
 # refused, which takes many users each time, and what could be won with words of chosen hashes is that an innocent text
 # is not counted, for texts that share a name are compared before one is held against the other.
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.unicode cimport PyUnicode_DATA, PyUnicode_GET_LENGTH, PyUnicode_KIND, PyUnicode_READ
 from libc.stdint cimport uint32_t, uint64_t
-
-from edge._fast.sys cimport mem_alloc, mem_free
 
 cdef extern from *:
     """
@@ -83,12 +82,12 @@ cdef class Names:
     def __cinit__(self):
         self.known = []
         self.size = 8
-        self.cells = <Cell*>mem_alloc(self.size * sizeof(Cell))
+        self.cells = <Cell*>PyMem_Calloc(self.size, sizeof(Cell))
         if self.cells == NULL:
             raise MemoryError("no memory for names")
 
     def __dealloc__(self):
-        mem_free(self.cells, self.size * sizeof(Cell))
+        PyMem_Free(self.cells)
 
     def __len__(self):
         return self.count
@@ -128,14 +127,14 @@ cdef class Names:
     cdef int double(self) except -1:
         cdef Cell* old = self.cells
         cdef uint32_t size = self.size, i
-        cdef Cell* cells = <Cell*>mem_alloc(2 * size * sizeof(Cell))
+        cdef Cell* cells = <Cell*>PyMem_Calloc(2 * size, sizeof(Cell))
         if cells == NULL:
             raise MemoryError("no memory for names")
         self.cells, self.size = cells, 2 * size
         for i in range(size):
             if old[i].nth:
                 self.find(old[i].name)[0] = old[i]
-        mem_free(old, size * sizeof(Cell))
+        PyMem_Free(old)
         return 0
 
 

@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
 from libc.stdint cimport uint64_t
 
-from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_DRY, FLAG_HELD, FLAG_PINGED, FLAG_READ_STOP, KIND_WS, Conn, Io, buf_add,
-                              conn_id, conn_io, conn_io_tidy, table_second)
+from edge._fast.conn cimport (FLAG_BLOCKED, FLAG_DRY, FLAG_HELD, FLAG_PINGED, FLAG_READ_STOP, KIND_WS, Conn, Io,
+                              buf_add, conn_id, conn_io, conn_io_tidy, table_second)
 from edge._fast.const cimport ENC_DEFLATE
 from edge._fast.core cimport (EVENT_CLOSE, EVENT_FAIL, EVENT_MESSAGE, SCRATCH, Event, core_kill, core_ready, event_add,
                               event_bytes, event_waits)

@@ -135,7 +135,7 @@ cdef class Engine:
 
     def tick(self, int looks=1) -> bool:
         """A turn: events, then the program above, then a slice of the sweeps. True: there is more to do. Each look is
-        for 64 events; without one what has come in waits for the next turn.
+        for 64 events; without one what has come in waits for the next turn, unless the last look has left some.
 
         While nobody else on the loop has work it is as many of these as fit into its time: the loop's own part in a
         broadcast, which is the most of what is not the kernel's, is halved so."""
@@ -146,6 +146,8 @@ cdef class Engine:
         table_wake(&self.k.table, began)
         if self.hurry:
             self.hurry -= 1
+        if self.k.more:
+            looks = max(looks, 1)
         if began - self.ended > ELSEWHERE_NS:
             self.hurry = HURRY
         while True:
@@ -169,7 +171,7 @@ cdef class Engine:
             self.shed()         # also what viewers who join had encoded for them
         if fanout_pending(&self.k) or expiry_waits(&self.k.registry, began):
             return True
-        return self.k.ready_n > 0 or self.k.events.n > 0 or timer_waits(&self.k.table, began)
+        return self.k.ready_n > 0 or self.k.events.n > 0 or self.k.more or timer_waits(&self.k.table, began)
 
     cdef void sweep(self, uint64_t until) noexcept nogil:
         cdef uint64_t slice_ns = self.k.opt.slice_ns

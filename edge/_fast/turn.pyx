@@ -216,7 +216,9 @@ cdef void turn(Core* k, Door* d, uint64_t until, int looks) noexcept nogil:
                 turn_event(k, slot, found[i].events)
         k.now = now_ns()
         if n < asked and not special:
-            break               # that was all
+            k.more = 0          # that was all
+            break
+        k.more = 1
         left -= n
     waiting = k.ready_n
     while waiting > 0:

@@ -2,6 +2,7 @@
 whatever else happens to it meanwhile."""
 
 import random
+import socket
 from itertools import count
 
 import pytest
@@ -72,3 +73,18 @@ def test_all_that_is_said_is_read_and_every_end_is_seen(seed: int) -> None:
                 rig.engine.tick()
             viewer.sock.shutdown(1)
         rig.until(lambda: not any(rig.engine.describe(viewer.id) for viewer in there))
+
+
+def test_a_turn_that_left_some_is_followed_by_one_that_looks() -> None:
+    """A beat may bring more than one turn takes. The others need not wait for the next beat, whoever asks for them."""
+    with Rig() as rig:
+        rig.engine.tick(8)
+        for _ in range(100):
+            rig.dialled.append(socket.create_connection(rig.listener.getsockname()))
+        assert not rig.engine.tick(0), "nobody has looked"
+        assert rig.engine.counters()["accepted"] == 0
+        turns = 1
+        while rig.engine.tick(8 if turns == 1 else 0):
+            turns += 1
+        assert rig.engine.counters()["accepted"] == 100
+        assert turns >= 3, "each has its share"

@@ -124,7 +124,10 @@ async def test_a_broker_that_takes_offers_at_once_is_given_those_of_a_turn_toget
     broker.offer_now = offered  # type: ignore[method-assign]
     offers = Offers(broker, spawn)
     told: list[tuple[str, Any]] = []
-    say = lambda room, name: offers.take(room, comment(name, room=room), lambda status: told.append((name, status)))  # noqa: E731
+
+    def say(room: str, name: str) -> None:
+        offers.take(room, comment(name, room=room), lambda status: told.append((name, status)))
+
     for n in range(OFFER_ITEMS + 1):
         say("r", str(n))
     assert told == []

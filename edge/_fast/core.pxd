@@ -157,7 +157,7 @@ ctypedef struct Core:
     uint64_t token_least_ms     # and so long after it the stream ends, somewhere between the two
     uint64_t token_most_ms      # 0: streams outlive their tokens
     int epfd
-    uint8_t more                # events that the last look has left for the next turn
+    uint8_t more                # the last look has left events for the next turn
 
 cdef enum:
     SCRATCH = 65536

@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
 # The id of a comment, made of its author and ref: BLAKE2b (RFC 7693) of a few words, and its text in base64 as it goes
-# into an address. hashlib's objects take three times as long for so little. It owns nothing, and must never give other
+# into an address. For so little, most of hashlib's time goes to its objects. It owns nothing, and must never give other
 # ids than hashlib's would.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.unicode cimport PyUnicode_DecodeASCII
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeASCII
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from edge._fast.sys cimport memcpy, memset
@@ -30,9 +30,6 @@ cdef uint8_t[10][16] ORDER = [
     [10, 2, 8, 4, 7, 6, 1, 5, 15, 11, 9, 14, 3, 12, 13, 0],
 ]
 cdef const char* LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-
-cdef extern from "Python.h":
-    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
 
 
 cdef inline uint64_t turned(uint64_t x, int by) noexcept nogil:

@@ -2,6 +2,7 @@
 # A plain comment as it travels to its room's owner (edge/wire.py, Item): written in one go, with what is the same for
 # all comments of its author packed beforehand. It owns nothing, and must never write other bytes than wire.item does.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport uint8_t, uint64_t
 
 from edge._fast.sys cimport memcpy
@@ -9,9 +10,6 @@ from edge._fast.sys cimport memcpy
 cdef enum:
     HEADS = 64                  # bytes that are neither text nor packed already: 48 at most
     AROUND = 28                 # characters of {"id":"","u":,"x":"","ts":}, as JSON
-
-cdef extern from "Python.h":
-    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
 
 
 cdef inline uint8_t* put(uint8_t* p, const void* from_, size_t n) noexcept nogil:

@@ -423,18 +423,14 @@ cdef class Engine:
     def reply(self, uint64_t id, dict message) -> bool:
         """A message to one viewer, in its encoding, before the next batch. False: it is not there."""
         cdef uint32_t slot = self.stream(id)
-        if slot == NONE:
-            return False
-        cdef bytes body = encode_message(self.k.table.conns[slot].enc, message)
-        self.k.now = now_ns()
-        return out_message(&self.k, slot, body, len(body)) != OUT_DEAD
+        return slot != NONE and self.say(slot, encode_message(self.k.table.conns[slot].enc, message))
 
     def ack(self, uint64_t id, str ref, str made, str status) -> bool:
         """The same, for what became of a comment."""
         cdef uint32_t slot = self.stream(id)
-        if slot == NONE:
-            return False
-        cdef bytes body = encode_ack(self.k.table.conns[slot].enc, ref, made, status)
+        return slot != NONE and self.say(slot, encode_ack(self.k.table.conns[slot].enc, ref, made, status))
+
+    cdef bint say(self, uint32_t slot, bytes body):
         self.k.now = now_ns()
         return out_message(&self.k, slot, body, len(body)) != OUT_DEAD
 

@@ -1,21 +1,24 @@
-# Fills the log of rooms faster than a node would: entries as nodes write them, sent over plain sockets with an answer
-# asked for now and then. For `make bench-broker`, which looks at what nats-server can do. It must never have more on
-# the way than a stream takes without dropping any, and tells what the stream holds by asking it.
+# Fills the log of rooms faster than a node would: entries as nodes write them, sent over plain sockets in blocks of
+# one stream, of which the last is answered: what one stream has stored says nothing of another. For `make
+# bench-broker`, which looks at what nats-server can do. It must never have more on the way than a stream takes without
+# dropping any, and tells what the streams hold by asking them.
 
 import json
 import re
 import secrets
 import socket
 import time
+from collections import defaultdict
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any
 
 from broker.base import CHAT
 from broker.nats_entry import End, pack
 from broker.subjects import Places, Streams
 
-BLOCK = 500  # messages, of which the last is answered
-UNDER_WAY = 4  # blocks, on all connections together at most half of what a stream lets wait (10,000 messages)
+BLOCK = 500  # messages
+UNDER_WAY = 4  # blocks of a connection: with four, 8,000 of the 10,000 messages that a stream lets wait
 ANSWER_S = 60.0
 INFO_S = 0.5
 
@@ -61,34 +64,39 @@ class Raw:
             self.take()
 
 
-def entries(prefix: str, first: int, last: int, shards: int, size: int, births: bool) -> Iterator[tuple[str, bytes]]:
-    """Subject and payload of each room's first batch in chat and, with `births`, of its birth before that."""
-    made, batch = time.time_ns() // 1_000_000, bytes(size)
+Entry = tuple[str, str, bytes]  # stream, subject, payload
+
+
+def entries(
+    prefix: str, first: int, last: int, shards: int, size: int, births: bool, groups: int = 1
+) -> Iterator[Entry]:
+    """Each room's first batch in chat and, with `births`, its birth before that."""
+    made, batch, streams = time.time_ns() // 1_000_000, bytes(size), Streams(groups)
     birth, chat = (pack(End(made, 0, 0), 1, 0, None), pack(End(made, 0, 0), 1, 1, batch))
     for number in range(first, last):
         places = Places(f"{prefix}{number}", shards)
+        stream = streams.log(places.shard)
         if births:
-            yield places.birth(), birth
-        yield places.log(CHAT), chat
+            yield stream, places.birth(), birth
+        yield stream, places.log(CHAT), chat
 
 
-def blocks(found: Iterator[tuple[str, bytes]], inbox: str) -> Iterator[bytes]:
-    parts: list[bytes] = []
-    waiting: tuple[str, bytes] | None = None
-    for it in found:
-        if waiting is not None:
-            parts.append(b"PUB %b %d\r\n%b\r\n" % (waiting[0].encode(), len(waiting[1]), waiting[1]))
-        waiting = it
-        if len(parts) == BLOCK - 1:
-            yield _closed(parts, waiting, inbox)
-            parts, waiting = [], None
-    if waiting is not None:
-        yield _closed(parts, waiting, inbox)
+def blocks(found: Iterator[Entry], inbox: str) -> Iterator[bytes]:
+    waiting: defaultdict[str, list[tuple[bytes, bytes]]] = defaultdict(list)
+    for stream, subject, payload in found:
+        of_one = waiting[stream]
+        of_one.append((subject.encode(), payload))
+        if len(of_one) == BLOCK:
+            yield _block(waiting.pop(stream), inbox)
+    for of_one in waiting.values():
+        yield _block(of_one, inbox)
 
 
-def _closed(parts: list[bytes], last: tuple[str, bytes], inbox: str) -> bytes:
-    answered = b"PUB %b %b %d\r\n%b\r\n" % (last[0].encode(), inbox.encode(), len(last[1]), last[1])
-    return b"".join([*parts, answered])
+def _block(messages: list[tuple[bytes, bytes]], inbox: str) -> bytes:
+    *before, (subject, payload) = messages
+    parts = [b"PUB %b %d\r\n%b\r\n" % (it, len(of_it), of_it) for it, of_it in before]
+    parts.append(b"PUB %b %b %d\r\n%b\r\n" % (subject, inbox.encode(), len(payload), payload))
+    return b"".join(parts)
 
 
 def fill(port: int, prefix: str, rooms: int, shards: int, size: int) -> float:
@@ -104,20 +112,23 @@ def fill(port: int, prefix: str, rooms: int, shards: int, size: int) -> float:
     return time.monotonic() - began
 
 
-def rate(port: int, prefix: str, rooms: int, shards: int, size: int, connections: int) -> tuple[int, float]:
+def rate(
+    port: int, prefix: str, rooms: int, shards: int, size: int, connections: int, groups: int
+) -> tuple[int, float]:
     """One batch to each of so many rooms over several connections, all made before the clock starts: how many messages
     and in how many seconds. What sends costs next to nothing, so this is what the server does."""
     raws = [Raw(port) for _ in range(connections)]
     try:
         each = rooms // connections
         made = [
-            list(blocks(entries(prefix, at * each, (at + 1) * each, shards, size, births=False), raw.inbox))
+            list(blocks(entries(prefix, at * each, (at + 1) * each, shards, size, False, groups), raw.inbox))
             for at, raw in enumerate(raws)
         ]
         began = time.monotonic()
-        for turn in zip(*made, strict=True):
+        for turn in zip_longest(*made):
             for raw, block in zip(raws, turn, strict=True):
-                raw.send(block)
+                if block is not None:
+                    raw.send(block)
         for raw in raws:
             raw.finish()
         return each * connections, time.monotonic() - began

@@ -165,7 +165,7 @@ def groups(length: Length) -> Answer:
                 raise RuntimeError(f"appends failed: {nodes_rate['failed']}")
             before, _ = broker_fill.stored(server.port, number)
             cpu = Cpu(nats=server.pid)
-            sent, seconds = broker_fill.rate(server.port, "many", length.groups, SHARDS, SMALL, 4)
+            sent, seconds = broker_fill.rate(server.port, "many", length.groups, SHARDS, SMALL, 4, number)
             cores = cpu.cores()
             after, _ = broker_fill.stored(server.port, number)
             found[str(number)] = {

@@ -2,6 +2,7 @@
 # twice or could not be measured is told; and the model of hash routing counts as a person would.
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,8 +92,8 @@ def test_a_node_that_has_ended_is_no_answer() -> None:
         node.ask("peek")
 
 
-def filled() -> list[tuple[str, bytes]]:
-    return list(broker_fill.entries("room", 0, 3, 4, 10, births=True))
+def filled(groups: int = 1) -> list[broker_fill.Entry]:
+    return list(broker_fill.entries("room", 0, 3, 4, 10, births=True, groups=groups))
 
 
 def test_a_log_that_is_filled_is_one_that_nodes_go_on_with() -> None:
@@ -113,6 +114,19 @@ def test_blocks_ask_for_one_answer_each(monkeypatch: pytest.MonkeyPatch) -> None
     made = list(broker_fill.blocks(iter(filled()), "inbox"))
     assert [block.count(b"PUB ") for block in made] == [4, 2]
     assert [block.count(b" inbox ") for block in made] == [1, 1]
+
+
+def test_a_block_is_of_one_stream_and_its_answer_is_to_the_last_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker_fill, "BLOCK", 4)
+    sent = filled(groups=4)
+    made = list(broker_fill.blocks(iter(sent), "inbox"))
+    lines = [re.findall(rb"PUB (\S+) (inbox )?\d+\r\n", block) for block in made]
+    assert sorted(subject for block in lines for subject, _ in block) == sorted(it[1].encode() for it in sent)
+    streams = {subject.encode(): stream for stream, subject, _ in sent}
+    assert len(set(streams.values())) > 1
+    for block in lines:
+        assert len({streams[subject] for subject, _ in block}) == 1
+        assert [bool(answered) for _, answered in block] == [False] * (len(block) - 1) + [True]
 
 
 # What a viewer sees.

@@ -343,6 +343,11 @@ class Broker(Protocol):
         could never be stored."""
         ...
 
+    async def find(self, key: str) -> Kept | None:
+        """What is kept under this key. Sees every `keep` of it, by anybody, that had returned before. Raises
+        Unavailable, and ValueError for a key that could never be kept."""
+        ...
+
     async def kept(self, prefix: str) -> list[Kept]:
         """Everything whose key begins with `prefix`, whole words that end with a dot; in no order. Sees every `keep`,
         by anybody, that had returned before. Each as it was at some moment of the call. Raises Unavailable."""
@@ -421,9 +426,13 @@ def check_prefix(prefix: str) -> None:
         raise ValueError(f"prefix: words of letters, digits, _ = and -, each with a dot after it, not {prefix[:60]!r}")
 
 
-def check_keep(key: str, value: bytes | None, revision: int | None) -> None:
+def check_key(key: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9_=-]+(\.[A-Za-z0-9_=-]+)*", key) or len(key) > KEY_CHARS:
         raise ValueError(f"key: words of letters, digits, _ = and - with dots between, not {key[:60]!r}")
+
+
+def check_keep(key: str, value: bytes | None, revision: int | None) -> None:
+    check_key(key)
     if value is not None and len(value) > VALUE_BYTES:
         raise ValueError(f"value: {len(value)} bytes, and {VALUE_BYTES} is the limit")
     if revision is not None and not 0 <= revision < 2**63:

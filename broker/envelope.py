@@ -2,7 +2,7 @@
 # a MessagePack array. It owns the bytes of one unfinished envelope. It must never do I/O.
 #
 #   worker to broker    [id, op, argument...]           id from 1, of the worker's choosing
-#   broker to worker    [id, 0, result...]              answers in the order of the requests, but for KEEP and KEPT
+#   broker to worker    [id, 0, result...]              answers in the order of the requests, but KEEP, FIND and KEPT
 #                       [id, 1, error name, text]       refused: nothing was done
 #                       [0, push, argument...]          what the worker has asked to be told
 #   first of all        [0, VERSION, store]             from the broker: which of its lives this is
@@ -11,7 +11,7 @@ from typing import Any
 
 import msgpack
 
-VERSION = 3
+VERSION = 4
 ENVELOPE_BYTES = 1024 * 1024
 """Three times a full tail of both lanes. A peer that announces more is not one of ours."""
 MESSAGE_BYTES = 256 * 1024
@@ -35,9 +35,10 @@ EMIT = 14  # subject, message →
 HEAR = 15  # subject →
 UNHEAR = 16  # subject →
 KEEP = 17  # key, value or nil, revision or nil, call → revision
-KEPT = 18  # prefix, after → whether there is more, [key, value, revision]...
-WATCH = 19  # prefix → and from then on its pushes
-UNWATCH = 20  # prefix →
+FIND = 18  # key → key, value, revision; nothing where it is not there
+KEPT = 19  # prefix, after → whether there is more, [key, value, revision]...
+WATCH = 20  # prefix → and from then on its pushes
+UNWATCH = 21  # prefix →
 
 # Pushes.
 BATCH = 1  # room, lane, seq, batch

@@ -211,6 +211,9 @@ class LocalBroker:
     async def keep(self, key: str, value: bytes | None, revision: int | None) -> int:
         return await self._keeping.keep(key, value, revision)
 
+    async def find(self, key: str) -> Kept | None:
+        return await self._keeping.find(key)
+
     async def kept(self, prefix: str) -> list[Kept]:
         return await self._keeping.kept(prefix)
 

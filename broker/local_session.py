@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from broker import envelope
-from broker.base import BrokerError, Closed, Full, Hearer, Unavailable, Unsettled, check_shard
+from broker.base import BrokerError, Closed, Full, Hearer, Kept, Unavailable, Unsettled, check_shard
 from broker.envelope import BadEnvelope, Envelopes, pack
 from broker.state import Change, Page
 from broker.store import SHARDS
@@ -115,10 +115,16 @@ class Session(asyncio.Protocol):
             return
         if refused is not None:
             self.transport.write(_refusal(number, refused))
-        elif isinstance(found := result.result(), int):
-            self.transport.write(pack(number, 0, found))
-        else:
-            self.transport.write(pack(number, 0, found[1], *found[0]))
+            return
+        match result.result():
+            case None:
+                self.transport.write(pack(number, 0))
+            case int() as revision:
+                self.transport.write(pack(number, 0, revision))
+            case Kept() as kept:
+                self.transport.write(pack(number, 0, *kept))
+            case kept, more:
+                self.transport.write(pack(number, 0, more, *kept))
 
     def _append(
         self, room: str, lane: int, batch: bytes, expected: int, epoch: int, mark: list[int], call: int
@@ -223,6 +229,9 @@ class Session(asyncio.Protocol):
         if not isinstance(call, int) or not isinstance(key, str) or not isinstance(value, bytes | None):
             raise TypeError("what is no key, value and call can't be kept")
         return self.store.state.keep(key, value, revision, call)
+
+    def _find(self, key: str) -> asyncio.Future[Kept | None]:
+        return self.store.state.find(key)
 
     def _kept(self, prefix: str, after: str) -> asyncio.Future[Page]:
         return self.store.state.read(prefix, after)
@@ -332,6 +341,7 @@ OPS: dict[int, Callable[..., tuple[Any, ...] | asyncio.Future[Any]]] = {
     envelope.HEAR: Session._hear,
     envelope.UNHEAR: Session._unhear,
     envelope.KEEP: Session._keep,
+    envelope.FIND: Session._find,
     envelope.KEPT: Session._kept,
     envelope.WATCH: Session._watch,
     envelope.UNWATCH: Session._unwatch,

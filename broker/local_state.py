@@ -7,7 +7,18 @@ import random
 from collections.abc import Callable
 
 from broker import envelope
-from broker.base import BrokerError, Closed, Full, Kept, Unavailable, Unsettled, Watcher, check_keep, check_prefix
+from broker.base import (
+    BrokerError,
+    Closed,
+    Full,
+    Kept,
+    Unavailable,
+    Unsettled,
+    Watcher,
+    check_keep,
+    check_key,
+    check_prefix,
+)
 from broker.local_way import Way, result
 from broker.watched import Watched, whole
 
@@ -40,6 +51,11 @@ class Keeping:
             return int((await self._way.read(list, *request))[0])
         except (Unavailable, Full, Closed):
             raise unsettled from None
+
+    async def find(self, key: str) -> Kept | None:
+        check_key(key)
+        found = await self._way.read(list, envelope.FIND, key)
+        return Kept(*found) if found else None
 
     async def kept(self, prefix: str) -> list[Kept]:
         check_prefix(prefix)

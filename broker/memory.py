@@ -139,6 +139,10 @@ class MemoryBroker:
         self._check()
         return await self.store.state.keep(key, value, revision)
 
+    async def find(self, key: str) -> Kept | None:
+        self._check()
+        return await self.store.state.find(key)
+
     async def kept(self, prefix: str) -> list[Kept]:
         self._check()
         check_prefix(prefix)

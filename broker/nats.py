@@ -42,6 +42,7 @@ from broker.base import (
     Watcher,
     check_append,
     check_keep,
+    check_key,
     check_lane,
     check_offer,
     check_prefix,
@@ -193,6 +194,11 @@ class NatsBroker:
         deadline = self.way.deadline()
         await self.way.first(MUST, deadline)
         return await self.keeping.keep(key, value, revision, deadline)
+
+    async def find(self, key: str) -> Kept | None:
+        check_key(key)
+        self._open()
+        return await self.keeping.find(key, self.way.deadline())
 
     async def kept(self, prefix: str) -> list[Kept]:
         check_prefix(prefix)

@@ -43,6 +43,7 @@ class _Found(NamedTuple):
 
     seq: int = 0
     there: bool = False
+    value: bytes = b""
     call: str = ""
     replaced: int = -1  # by that call
 
@@ -139,7 +140,11 @@ class Keeping:
             line.split(": ", 1) for line in found.hdrs.decode("utf-8", "replace").split("\r\n") if ": " in line
         )
         call, _, replaced = headers.get(CALL, "").partition(" ")
-        return _Found(found.seq, not _removed(headers), call, int(replaced) if replaced.isdecimal() else -1)
+        return _Found(found.seq, not _removed(headers), found.data, call, int(replaced) if replaced.isdecimal() else -1)
+
+    async def find(self, key: str, deadline: float) -> Kept | None:
+        found = await self._way.read(lambda: self._last(key), deadline)
+        return Kept(key, found.value, found.seq) if found.there else None
 
     async def kept(self, prefix: str, deadline: float) -> list[Kept]:
         own = _Watching(self._way, self._link, prefix, lambda news: None)

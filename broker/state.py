@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
-from broker.base import Closed, Full, Kept, Unavailable, Unsettled, check_keep, check_prefix
+from broker.base import Closed, Full, Kept, Unavailable, Unsettled, check_keep, check_key, check_prefix
 from broker.state_file import connect, lock
 
 log = logging.getLogger("broker")
@@ -92,6 +92,11 @@ class State:
         if self._writing is None:
             self._write_next()
         return done
+
+    def find(self, key: str) -> asyncio.Future[Kept | None]:
+        check_key(key)
+        self.open()
+        return asyncio.get_running_loop().run_in_executor(self._thread, self._find, key)
 
     def read(self, prefix: str, after: str = "") -> asyncio.Future[Page]:
         """A page of what begins with `prefix`, by key, after that of the page before."""
@@ -185,6 +190,14 @@ class State:
         else:
             db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", (it.key, it.value, self._last))
         return self._last, it.value is not None or there is not None
+
+    def _find(self, key: str) -> Kept | None:
+        assert self._db is not None
+        try:
+            row = self._db.execute("SELECT key, value, revision FROM kept WHERE key = ?", (key,)).fetchone()
+        except sqlite3.Error as failed:
+            raise Unavailable(f"what is kept can't be read: {failed}") from None
+        return None if row is None else Kept(*row)
 
     def _read(self, prefix: str, after: str) -> Page:
         assert self._db is not None

@@ -99,14 +99,14 @@ class Paid:
 
     async def _known(self, place: str) -> _Payment | None:
         try:
-            kept = await self._broker.kept(f"{place}.")
+            kept = await self._broker.find(place)
         except BrokerError:
             raise EdgeError("unavailable", retry_after=1) from None
-        return msgspec.json.decode(kept[0].value, type=_Payment) if kept else None
+        return msgspec.json.decode(kept.value, type=_Payment) if kept else None
 
     async def _keep(self, place: str, payment: _Payment, revision: int | None) -> int:
         try:
-            return await self._broker.keep(f"{place}.set", msgspec.json.encode(payment), revision)
+            return await self._broker.keep(place, msgspec.json.encode(payment), revision)
         except Unsettled:
             raise EdgeError("unavailable", "send it again, with the same key", retry_after=1) from None
         except BrokerError:
@@ -114,7 +114,7 @@ class Paid:
 
     async def _forget(self, place: str) -> None:
         try:
-            await self._broker.keep(f"{place}.set", None, None)
+            await self._broker.keep(place, None, None)
         except BrokerError:
             raise EdgeError("unavailable", "send it again, with the same key", retry_after=1) from None
 

@@ -38,8 +38,12 @@ class Cabinet:
             raise EdgeError("unavailable", retry_after=1) from None
 
     async def find(self, key: str) -> Kept | None:
-        prefix = key.rpartition(".")[0] + "."
-        return next((it for it in await self.all(prefix) if it.key == key), None)
+        try:
+            return await self.broker.find(key)
+        except BrokerError:
+            raise EdgeError("unavailable", retry_after=1) from None
+        except ValueError:  # nothing can be under it
+            return None
 
     async def change(self, key: str, change: Callable[[bytes | None], bytes | None]) -> None:
         """Replaces what is under the key by what `change` makes of it, whoever else does so meanwhile; nothing is done

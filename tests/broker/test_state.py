@@ -125,6 +125,26 @@ async def test_what_is_removed_is_not_there(box: Box) -> None:
     assert await values(one, "m.") == {"m.a": b"3"}
 
 
+async def test_one_key_is_found_as_whoever_changed_it_last_left_it(box: Box) -> None:
+    one, two = box.worker(), box.worker()
+    assert await two.find("m.a") is None
+    for key in ("m.a.b", "m.ab", "m", "a"):
+        await one.keep(key, b"another", None)
+    assert await two.find("m.a") is None
+    for number in range(20):
+        value = bytes(VALUE_BYTES) if number == 7 else b"%d" % number
+        revision = await one.keep("m.a", value, None)
+        assert await two.find("m.a") == Kept("m.a", value, revision)
+        assert await one.find("m.a") == Kept("m.a", value, revision)
+    assert await two.keep("m.a", b"", revision), "what was found may be expected"
+    found = await one.find("m.a")
+    assert found is not None
+    assert found.value == b""
+    await two.keep("m.a", None, found.revision)
+    assert await one.find("m.a") is None
+    assert await one.find("m.ab") is not None
+
+
 async def test_one_of_those_that_race_is_stored(box: Box) -> None:
     workers = [box.worker() for _ in range(3)]
     for worker in workers:
@@ -184,6 +204,8 @@ async def test_what_could_never_be_kept(box: Box) -> None:
     for key in BAD_KEYS:
         with pytest.raises(ValueError):
             await worker.keep(key, b"", 0)
+        with pytest.raises(ValueError):
+            await worker.find(key)
     for prefix in ("", "a", "a.b", ".", "a..", "*.", "a.>.", "ä.", "a.\n", "k" * KEY_CHARS + "."):
         with pytest.raises(ValueError):
             await worker.kept(prefix)
@@ -270,7 +292,7 @@ async def test_a_closed_broker_keeps_nothing(box: Box) -> None:
     watching = Watching()
     await watching.begin(worker, "m.")
     await worker.close()
-    for call in (worker.keep("m.a", b"", 0), worker.kept("m."), worker.watch("m.", Watching())):
+    for call in (worker.keep("m.a", b"", 0), worker.find("m.a"), worker.kept("m."), worker.watch("m.", Watching())):
         with pytest.raises(Closed):
             await call
     await worker.unwatch("m.")
@@ -363,9 +385,10 @@ async def check_kept(worker: Broker, watching: Watching, ended: dict[str, Broker
     for key, outcome in ended.items():
         if isinstance(outcome, int):
             assert outcome > 0, key
-            assert found[key] == Kept(key, key.encode(), outcome)
+            assert found[key] == await worker.find(key) == Kept(key, key.encode(), outcome)
         elif isinstance(outcome, Unavailable):
             assert key not in found, outcome
+            assert await worker.find(key) is None
     assert sum(isinstance(it, int) for it in ended.values()) > MOST * 2 // 3
     await until(lambda: watching.there == found, 10)
 
@@ -672,6 +695,8 @@ async def test_no_way_to_nats(tmp_path: Path) -> None:
         with pytest.raises(Unavailable):
             await worker.keep("m.a", b"", 0)
         with pytest.raises(Unavailable):
+            await worker.find("m.a")
+        with pytest.raises(Unavailable):
             await worker.kept("m.")
         with pytest.raises(Unavailable):
             await worker.watch("m.", Watching())
@@ -735,6 +760,7 @@ async def test_an_operator_may_write_with_nats_kv(nats: NatsServer) -> None:
     await bucket.purge("m.a")
     await until(lambda: watching.values == {}, 1)
     assert await worker.kept("m.") == []
+    assert await worker.find("m.a") is None
     assert await worker.keep("m.a", b"3", 0) > second
     await client.close()
     await worker.close()
@@ -747,7 +773,8 @@ async def misfit(data: Path) -> str:
     """The one line that every way in ends with, and that a process of its own says."""
     worker = broker.open("memory:", data=str(data))
     said = set()
-    for call in (worker.head("r", 0), worker.append("r", 1, b"", 0), worker.keep("a", b"", 0), worker.kept("a.")):
+    reads = worker.head("r", 0), worker.find("a"), worker.kept("a.")
+    for call in (*reads, worker.append("r", 1, b"", 0), worker.keep("a", b"", 0)):
         with pytest.raises(Misfit) as refused:
             await call
         said.add(str(refused.value))

@@ -90,7 +90,7 @@ class Admission:
 
     def _check_ban(self, room: str, identity: Identity) -> None:
         ban = self._rules.ban(room, identity.user, time.time()) if identity.user else None
-        if ban is not None and ban.until is None and not ban.shadow:
+        if ban is not None and ban.out:
             raise EdgeError("banned")
 
     def check_opening(self, room: str, address: bytes) -> None:

@@ -73,6 +73,9 @@ class Hands:
         self._soon()
         return self._engine.reply(id_, message)
 
+    def writes(self, room: str) -> bool:
+        return self.owner.writes(room)
+
     def is_here(self, room: str, user: str) -> bool:
         return bool(self._sockets(room, user))
 
@@ -97,8 +100,8 @@ class Hands:
         self.watch.retract(room, ids)
 
     def banned(self, room: str, ban: Ban) -> None:
-        """Who is out for good is out at once; who may not speak for a while, or is alone with it, stays."""
-        if ban.until is not None or ban.shadow:
+        """Who is out is out at once."""
+        if not ban.out:
             return
         for id_ in self._sockets(room, ban.user):
             self._engine.end(id_, 1008, b"banned")

@@ -11,7 +11,7 @@ Figures = dict[str, int]
 
 GAUGES = frozenset(
     "connections capacity cold rooms users held_bytes http_connections memory_blocks memory_bytes memory_mapped "
-    "owner_shards classifier_waiting classifier_under_way classifier_held classifier_open look_backlog".split()
+    "owner_shards classifier_waiting classifier_under_way classifier_open look_backlog".split()
 )
 LABELS = {
     "refused": "status",

@@ -122,6 +122,10 @@ class Owner:
         self._stopping = True
         if self._ticking is not None:
             self._ticking.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TICK_S * 2):
+                while self._taking:  # noqa: ASYNC110 - what is on its way here is let go again, and signals nobody
+                    await asyncio.sleep(AGAIN_S)
         await asyncio.gather(*(self._give(held) for held in list(self._held.values())))
         with contextlib.suppress(BrokerError):
             await self._tell("leaving")
@@ -199,6 +203,8 @@ class Owner:
                 lease = await self._broker.lease(number)
                 if lease is None:
                     self._busy[number] = time.monotonic()
+                    return
+                if self._stopping:
                     return
                 standing = await self._broker.fence(number, lease.epoch)
                 rooms = {name: (last.head, last.mark) for name, last in standing.rooms.items()}
@@ -291,6 +297,10 @@ class Owner:
             elif (timer := self._timers.get(room)) is not None and now >= timer.when() - EARLY_S:
                 timer.cancel()  # the loop is awake now: waking it up once more would cost more than the batch
                 self._due(held, room)
+
+    def writes(self, room: str) -> bool:
+        held = self._held.get(self._broker.shard_of(room))
+        return held is not None and held.ours()
 
     def retract(self, room: str, ids: Collection[str]) -> None:
         """What waits of these is not shown any more."""

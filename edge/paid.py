@@ -1,21 +1,18 @@
 # Comments that somebody has paid for: the site's backend posts them, with a key by which the same payment is known when
 # it is posted again, be it a day later and through another box. It owns nothing: the keys are kept by the broker. It
 # must never let one payment make two comments, nor answer for one that is not stored.
-import secrets
 import time
 from collections.abc import Awaitable, Callable
-from hashlib import blake2b
 
 import msgspec
 
-from broker.base import Broker, BrokerError, Unsettled
 from edge import wire
 from edge.auth import Identity, spoken_for
+from edge.cabinet import Cabinet, hashed
 from edge.errors import EdgeError
 
 PAID = "paid."
 KEPT_S = 24 * 3600.0
-SWEEP_EVERY = 64
 KEY_CHARS = 255
 UNDER_WAY = ""
 MAY_PASS = frozenset({"unavailable", "overloaded", "internal"})
@@ -40,8 +37,8 @@ class _Payment(msgspec.Struct):
 
 
 class Paid:
-    def __init__(self, broker: Broker, say: Say, shown: Shown) -> None:
-        self._broker = broker
+    def __init__(self, cabinet: Cabinet, say: Say, shown: Shown) -> None:
+        self._cabinet = cabinet
         self._say = say
         self._shown = shown
 
@@ -57,13 +54,13 @@ class Paid:
         author = payer if body.u is None else spoken_for(body.u)
         author = msgspec.structs.replace(author, tier=body.paid.tier)
         payment_key = f"{len(payer.user)} {payer.user} {key}"  # the length keeps ("a b", "c") apart from ("a", "b c")
-        place = f"{PAID}{room}.{_hashed(payment_key)}"
+        place = f"{PAID}{room}.{hashed(payment_key)}"
         now = time.time()
         made = wire.comment_id(author.user, f"paid {payment_key}")
-        payment = _Payment(made, now, _hashed(msgspec.json.encode(body).decode()))
+        payment = _Payment(made, now, hashed(msgspec.json.encode(body).decode()))
         known = await self._known(place)
-        first = known is None
-        if known is None and await self._keep(place, payment, 0):
+        first = known is None and await self._keep(place, payment, 0) > 0  # of several at once
+        if first:
             known = payment
         known = known or await self._known(place) or payment
         if known.body != payment.body:
@@ -74,7 +71,7 @@ class Paid:
             else:
                 known.status = await self._said(author, room, body, known.id, place if first else None)
             await self._keep(place, known, None)
-            await self._sweep(room, now)
+            await self._cabinet.sweep(f"{PAID}{room}.", lambda kept: _payment(kept).at < now - KEPT_S)
         return wire.ack(None, known.id, known.status)
 
     async def _said(self, author: Identity, room: str, body: wire.CommentBody, made: str, place: str | None) -> str:
@@ -94,41 +91,15 @@ class Paid:
         have been stored then (None)."""
         if error.name not in MAY_PASS:
             if place is not None:
-                await self._forget(place)
+                await self._cabinet.keep(place, None)
             raise error
 
     async def _known(self, place: str) -> _Payment | None:
-        try:
-            kept = await self._broker.find(place)
-        except BrokerError:
-            raise EdgeError("unavailable", retry_after=1) from None
-        return msgspec.json.decode(kept.value, type=_Payment) if kept else None
+        kept = await self._cabinet.find(place)
+        return None if kept is None else _payment(kept.value)
 
     async def _keep(self, place: str, payment: _Payment, revision: int | None) -> int:
-        try:
-            return await self._broker.keep(place, msgspec.json.encode(payment), revision)
-        except Unsettled:
-            raise EdgeError("unavailable", "send it again, with the same key", retry_after=1) from None
-        except BrokerError:
-            raise EdgeError("unavailable", retry_after=1) from None
-
-    async def _forget(self, place: str) -> None:
-        try:
-            await self._broker.keep(place, None, None)
-        except BrokerError:
-            raise EdgeError("unavailable", "send it again, with the same key", retry_after=1) from None
-
-    async def _sweep(self, room: str, now: float) -> None:
-        """Now and then: what nobody posts again is forgotten."""
-        if secrets.randbelow(SWEEP_EVERY):
-            return
-        try:
-            for kept in await self._broker.kept(f"{PAID}{room}."):
-                if msgspec.json.decode(kept.value, type=_Payment).at < now - KEPT_S:
-                    await self._broker.keep(kept.key, None, None)
-        except BrokerError:
-            return  # the next one sweeps
+        return await self._cabinet.keep(place, msgspec.json.encode(payment), revision)
 
 
-def _hashed(text: str) -> str:
-    return blake2b(text.encode(), digest_size=16).hexdigest()
+_payment = msgspec.json.Decoder(_Payment).decode

@@ -11,6 +11,7 @@ from edge import wire
 from edge.admission import Admission
 from edge.auth import Identity
 from edge.auth.gate import Gate
+from edge.cabinet import Cabinet
 from edge.errors import EdgeError
 from edge.moderation.office import Office
 from edge.offers import ack, outcome
@@ -73,7 +74,7 @@ class Service:
         self._meet = meet
         self._speech = speech
         self._reactions = reactions
-        self._paid = Paid(broker, self._pay, office.retraction.comment)
+        self._paid = Paid(Cabinet(broker), self._pay, office.retraction.comment)
         self._kinds = kinds
         self._absent: dict[str, float] = {}  # rooms that were not there when a snapshot was asked for, and when
 

@@ -196,7 +196,8 @@ class Speech:
     # Where it goes.
 
     def _put(self, said: _Said) -> None:
-        waiting = Waiting(said.room, said.user, said.verdict.reasons, said.comment)
+        unlooked = said.verdict is PRE and self._look is not None
+        waiting = Waiting(said.room, said.user, said.verdict.reasons, said.comment, unlooked=unlooked)
         if said.verdict.kind is Kind.PENDING:
             self._hold(waiting, said)
         else:
@@ -225,5 +226,5 @@ class Speech:
         finally:
             self._holding -= 1
             said.done(status)
-        if status == "pending" and self._look is not None and waiting.reasons == PRE.reasons:
+        if waiting.revision and waiting.unlooked and self._look is not None:
             self._look.at(waiting)

@@ -262,6 +262,9 @@ class Worker:
             self.offers.flush()
 
     def housekeep(self) -> None:
+        if self.closed:
+            return
+        self.loop.call_later(1.0, self.housekeep)  # first: whatever goes wrong in this one, the next one comes
         self.watch.housekeep(self.loop.time())
         now = time.monotonic()
         for room, event in self.pipeline.turn(now, self.room_rates.elsewhere(now)):
@@ -269,14 +272,13 @@ class Worker:
         self.office.housekeep(self.engine.room_of)
         self.spawn(self._report())
         self._post()
-        self.loop.call_later(1.0, self.housekeep)
 
     def _happened(self, room: str, event: Event) -> None:
         """In a room, at this worker: all are told of a slow mode, and moderators of the rest."""
         if isinstance(event, Slowed):
             log.warning("room %s: %s", room, event)
             if self.room_rates.speaks(room, time.monotonic()):
-                self.spawn(self.hands.announce(room, {"mode": msgspec.to_builtins(event.mode), "auto": event.on}))
+                self.office.alarms.say(room, {"mode": msgspec.to_builtins(event.mode), "auto": event.on})
         elif isinstance(event, Guarded):
             self.office.alarms.unguarded(room, msgspec.to_builtins(event.mode))
         else:

@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "edge.ingest.limits": LEAVES | {"edge.ingest", "edge._fast.buckets"},  # which are shared with other workers
     "edge.ingest.pipeline": LEAVES | {"edge.ingest", "edge._fast.buckets"},
     "edge.api": LEAVES | {"edge.auth", "edge.metrics"},
-    "edge.archive": LEAVES,
+    "edge.cabinet": LEAVES | {"broker.base"},
     "edge.eager": set(),
     "edge.speaker": LEAVES | {"edge.auth", "edge.ingest", "edge._fast.item"},
     "edge.ops": LEAVES | {"edge.auth", "edge.offers", "edge.speaker"},
@@ -54,9 +54,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "edge.rates": LEAVES,
     "edge.reports": LEAVES | {"edge.rooms", "broker.base"},
     "edge.trouble": LEAVES | {"broker.base"},
-    "edge.moderation": LEAVES | {"edge.auth", "edge.ingest", "edge.metrics", "broker.base"},
+    "edge.moderation": LEAVES | {"edge.auth", "edge.cabinet", "edge.ingest", "edge.metrics", "broker.base"},
     "edge.known": LEAVES | {"edge.ingest", "broker.base"},
-    "edge.paid": LEAVES | {"edge.auth", "broker.base"},
+    "edge.paid": LEAVES | {"edge.auth", "edge.cabinet"},
     "edge.speech": LEAVES
     | {"edge.ingest", "edge.known", "edge.moderation", "edge.offers", "edge.speaker", "edge._fast.passed"},
     "edge.admission": LEAVES
@@ -67,6 +67,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {
         "edge.admission",
         "edge.auth",
+        "edge.cabinet",
         "edge.moderation",
         "edge.offers",
         "edge.outside",
@@ -103,7 +104,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         "edge.rooms",
         "edge.ingest",
         "edge.api",
-        "edge.archive",
         "edge.auth",
         "edge.box",
         "edge.options",

@@ -11,6 +11,7 @@ import pytest
 from broker.base import Full, Unavailable, Unsettled
 from edge import paid, wire
 from edge.auth import Identity
+from edge.cabinet import Cabinet
 from edge.errors import EdgeError
 from edge.paid import SURE_S, Paid
 from tests.moderation.parts import Shaky
@@ -35,7 +36,7 @@ class Room:
         self.outcome: str | EdgeError = "published"
         self.let = asyncio.Event()
         self.let.set()
-        self.paid = Paid(self.broker, self._say, self._shown)
+        self.paid = Paid(Cabinet(self.broker), self._say, self._shown)
 
     async def _say(self, author: Identity, _room: str, said: wire.CommentBody, made: str) -> wire.Message:
         assert (author.user, author.tier) == ("fan", 3)
@@ -203,7 +204,7 @@ async def test_what_nobody_posts_again_is_forgotten(monkeypatch: pytest.MonkeyPa
         for number in range(5):
             await it.pay(key=f"old{number}")
         it.now += paid.KEPT_S + 1
-        monkeypatch.setattr("edge.paid.secrets.randbelow", lambda _most: 0)
+        monkeypatch.setattr("edge.cabinet.secrets.randbelow", lambda _most: 0)
         await it.pay(key="new")
         assert len(await it.kept()) == 1
         it.broker.failing["paid."] = Unavailable("no way")

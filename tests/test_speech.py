@@ -91,7 +91,7 @@ async def test_what_was_hidden_is_not_shown_when_it_is_sent_again(shown: bool, m
             assert status is None
             await it.tasks[-1]
             assert await it.waiting() == [made]
-        waiting = Waiting("r", "ann", (), {"id": made, "x": "score=0.6"}, shown=shown, kept=not shown)
+        waiting = Waiting("r", "ann", (), {"id": made, "x": "score=0.6"}, shown=shown)
         await it.review.hide(waiting)
         said.speech.decided("r", made, True)  # as its author was told
         before = list(said.offered.ids)

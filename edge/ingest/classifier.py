@@ -9,7 +9,6 @@ import logging
 import random
 import re
 from collections import Counter, deque
-from collections.abc import Iterable
 from enum import StrEnum
 from functools import partial
 from typing import NamedTuple
@@ -18,15 +17,10 @@ import aiohttp
 import msgspec
 import yarl
 
-from edge.ingest.verdict import Kind, Refusal, Verdict
-
 log = logging.getLogger("edge.ingest.classifier")
 
 WAITING = 4096
 """Comments that wait to be sent: past it there is no score, at once."""
-HELD = 10_000
-"""Comments that `hold` keeps pending: past it they are refused."""
-RETRY_S = 30.0  # what the author of such a one is told
 SCORE_BYTES = 64  # of JSON for one score; a double takes 24, and some like to indent
 HEAD_BYTES = 1024
 IDLE_S = 15.0  # below what servers keep an idle connection for, so that a comment doesn't meet one just closing
@@ -42,7 +36,7 @@ failed otherwise; this classifier is closed."""
 
 class Policy(StrEnum):
     """What becomes of a comment without a score. OPEN: it is published, and marked for review. HOLD: it stays pending
-    until somebody has reviewed it, and where too many do it is refused."""
+    until somebody has reviewed it."""
 
     OPEN = "open"
     HOLD = "hold"
@@ -64,10 +58,10 @@ class Score(NamedTuple):
 
 
 class Down(NamedTuple):
-    """No score: `why` (of WHYS), and what holds by the policy. A PENDING one counts as held until it is `settled`."""
+    """No score: `why` (of WHYS), and whether it is published by the policy; else it stays pending."""
 
     why: str
-    verdict: Verdict
+    publish: bool
 
 
 class Breaker:
@@ -165,11 +159,10 @@ class Classifier:
         policy: Policy = Policy.OPEN,
         *,
         waiting: int = WAITING,
-        held: int = HELD,
         breaker: Breaker | None = None,
     ) -> None:
         self._url = _checked(url, key)
-        if min(at_once, batch, waiting) < 1 or held < 0 or not 0 <= linger_s < timeout_s / 2 < float("inf"):
+        if min(at_once, batch, waiting) < 1 or not 0 <= linger_s < timeout_s / 2 < float("inf"):
             raise ValueError("classifier: at_once, batch and waiting from 1, and linger_s below half of timeout_s")
         self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if key:
@@ -177,15 +170,14 @@ class Classifier:
         self._timeout_s, self._linger_s = timeout_s, linger_s
         self._at_once, self._batch = at_once, batch
         self._policy = Policy(policy)
-        self._most, self._most_held = waiting, held
+        self._most = waiting
         self._breaker = breaker or Breaker()
         self._queue: deque[_Waiting] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._held: set[str] = set()
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
-        self._counts = Counter(dict.fromkeys(("asked", "scored", "requests", "request_us", "opened", "unheld"), 0))
+        self._counts = Counter(dict.fromkeys(("asked", "scored", "requests", "request_us", "opened"), 0))
         self._counts.update(dict.fromkeys([f"failed_{name}" for name in FAILURES], 0))
         self._counts.update(dict.fromkeys([f"down_{why}" for why in WHYS], 0))
 
@@ -195,38 +187,25 @@ class Classifier:
         now = loop.time()
         self._counts["asked"] += 1
         if self._closed:
-            return self._down("closed", comment)
+            return self._down("closed")
         if not self._breaker.admits(now):
-            return self._down("breaker", comment)
+            return self._down("breaker")
         if len(self._queue) >= self._most:
-            return self._down("full", comment)
+            return self._down("full")
         waiting = _Waiting(comment, now, loop.create_future())
         self._queue.append(waiting)
         if len(self._queue) == 1 or (len(self._queue) >= self._batch and len(self._tasks) < self._at_once):
             self._pump()
-        try:
-            return await waiting.answer
-        except asyncio.CancelledError:
-            self.settled(comment.id)  # who asked will never learn that it is held
-            raise
-
-    def settled(self, id_: str) -> None:
-        """A comment that was held is no more: it was reviewed, retracted or has become too old."""
-        self._held.discard(id_)
-
-    def restore(self, ids: Iterable[str]) -> None:
-        """These were held before this classifier was there."""
-        self._held.update(ids)
+        return await waiting.answer
 
     @property
-    def is_open(self) -> bool:
-        """It is not asked just now: it has failed too often."""
-        return self._breaker.is_open
+    def ready(self) -> bool:
+        """It may be asked just now; one that has failed too often is left alone for a while."""
+        return not self._closed and self._breaker.admits(asyncio.get_running_loop().time())
 
     def figures(self) -> dict[str, int]:
-        """`waiting`, `under_way`, `held` and `open` go up and down, the others only up."""
-        now = {"waiting": len(self._queue), "under_way": len(self._tasks), "held": len(self._held)}
-        now["open"] = int(self._breaker.is_open)
+        """`waiting`, `under_way` and `open` go up and down, the others only up."""
+        now = {"waiting": len(self._queue), "under_way": len(self._tasks), "open": int(self._breaker.is_open)}
         return {f"classifier_{name}": value for name, value in {**self._counts, **now}.items()}
 
     async def close(self) -> None:
@@ -347,18 +326,11 @@ class Classifier:
 
     def _answer(self, waiting: _Waiting, why: str) -> None:
         if not waiting.answer.done():
-            waiting.answer.set_result(self._down(why, waiting.comment))
+            waiting.answer.set_result(self._down(why))
 
-    def _down(self, why: str, comment: Comment) -> Down:
+    def _down(self, why: str) -> Down:
         self._counts[f"down_{why}"] += 1
-        reasons = (f"classifier: {why}",)
-        if self._policy is Policy.OPEN:
-            return Down(why, Verdict(Kind.PUBLISH, None, True, reasons))
-        if len(self._held) < self._most_held or comment.id in self._held:
-            self._held.add(comment.id)
-            return Down(why, Verdict(Kind.PENDING, None, True, reasons))
-        self._counts["unheld"] += 1
-        return Down(why, Verdict(Kind.REJECTED, Refusal("unavailable", "classifier", RETRY_S), False, reasons))
+        return Down(why, self._policy is Policy.OPEN)
 
 
 def _checked(url: str, key: str) -> yarl.URL:

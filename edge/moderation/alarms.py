@@ -89,7 +89,7 @@ class Alarms:
             if self._guard and room not in self._guarding:
                 self._guarding.add(room)
                 mode = msgspec.structs.replace(self._pipeline.mode(room), subs_only=True)
-                self._say(room, {"mode": msgspec.to_builtins(mode), "auto": True})
+                self.say(room, {"mode": msgspec.to_builtins(mode), "auto": True})
         else:
             self._raised.pop(key, None)
         self._tell(_Alarm(room, *alarm))
@@ -100,9 +100,10 @@ class Alarms:
         """It is over; who has said that it began says so."""
         if room in self._guarding:
             self._guarding.discard(room)
-            self._say(room, {"mode": mode, "auto": False})
+            self.say(room, {"mode": mode, "auto": False})
 
-    def _say(self, room: str, fields: dict[str, Any]) -> None:
+    def say(self, room: str, fields: dict[str, Any]) -> None:
+        """To all in the room; nobody waits for how that goes."""
         self._spawn(self._quietly(self._announce(room, fields)))
 
     def _tell(self, alarm: _Alarm) -> None:

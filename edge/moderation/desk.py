@@ -1,6 +1,5 @@
 # What moderators set: modes, pins, lists, bans. All of it is kept by the broker before it is answered. It owns nothing.
-# It must never act without a line in the trail.
-import json
+# It must never act without a line in the trail, which comes first: what fails half way can be asked for again.
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
@@ -8,13 +7,25 @@ import msgspec
 
 from edge import wire
 from edge.auth import Identity
+from edge.cabinet import Cabinet
 from edge.errors import EdgeError
 from edge.ingest import modes
 from edge.ingest.patterns import Pattern
 from edge.ingest.words import Entry
-from edge.moderation.cabinet import Cabinet
 from edge.moderation.retraction import Retraction
-from edge.moderation.rules import BANS, MODES, PATTERNS, PINS, WORDS, Ban, ban_key, patterns_of, rule_key, words_of
+from edge.moderation.rules import (
+    BANS,
+    MODES,
+    PATTERNS,
+    PINS,
+    WORDS,
+    Ban,
+    ban_key,
+    ended,
+    patterns_of,
+    rule_key,
+    words_of,
+)
 from edge.moderation.trail import Trail
 
 BAN_MOST_S = 10 * 365 * 24 * 3600
@@ -40,9 +51,9 @@ class Desk:
         self._retraction = retraction
 
     async def set_mode(self, who: Identity, room: str, body: bytes, now: float) -> wire.Message:
-        mode = msgspec.to_builtins(modes.decode(body))
-        await self._cabinet.keep(rule_key(MODES, room), json.dumps(mode).encode())
+        mode = msgspec.to_builtins(asked := modes.decode(body))
         await self._trail.note(who, room, now, "mode", mode)
+        await self._cabinet.keep(rule_key(MODES, room), None if asked == modes.OPEN else msgspec.json.encode(asked))
         await self._announce(room, {"mode": mode})
         return {"mode": mode}
 
@@ -53,17 +64,17 @@ class Desk:
         comment = await self._retraction.comment(room, id_)
         if comment is None or await self._retraction.is_gone(room, id_):
             raise EdgeError("unknown_comment")
-        await self._cabinet.keep(rule_key(PINS, room), msgspec.json.encode(comment))
         await self._trail.note(who, room, now, "pin", {"id": id_})
+        await self._cabinet.keep(rule_key(PINS, room), msgspec.json.encode(comment))
         await self._announce(room, {"pin": comment})
         return {"pin": comment}
 
     async def unpin(self, who: Identity, room: str, now: float) -> wire.Message:
         if await self._cabinet.find(rule_key(PINS, room)) is None:
             raise EdgeError("not_found", "nothing is pinned here")
-        await self._cabinet.keep(rule_key(PINS, room), None)
         await self._trail.note(who, room, now, "unpin", {})
         await self._announce(room, {"pin": None})
+        await self._cabinet.keep(rule_key(PINS, room), None)
         return {"pin": None}
 
     async def lists(self, kind: str, room: str) -> wire.Message:
@@ -85,18 +96,21 @@ class Desk:
     ) -> wire.Message:
         value = msgspec.json.encode(entries)
         check(value)  # raises what is wrong with it, by name
-        await self._cabinet.keep(rule_key(prefix, room), value if entries else None)
         await self._trail.note(who, room, now, name, {"entries": len(entries)})
+        await self._cabinet.keep(rule_key(prefix, room), value if entries else None)
         return {name: [msgspec.structs.asdict(entry) for entry in entries]}
 
     async def ban(self, who: Identity, room: str, user: str, body: bytes, now: float) -> wire.Message:
         asked = decoded(body or b"{}", _Ban, "bad_json")
         ban = Ban(user, None if asked.seconds is None else now + asked.seconds, asked.shadow)
         told = msgspec.to_builtins(ban)
-        await self._cabinet.keep(ban_key(room, user), msgspec.json.encode(ban))
-        await self._trail.note(who, room, now, "ban", told)  # it holds from now on, whatever becomes of the rest
-        if not ban.shadow and ban.until is None and room != wire.EVERYWHERE:
+        await self._trail.note(who, room, now, "ban", told)
+        await self._cabinet.keep(
+            ban_key(room, user), msgspec.json.encode(ban)
+        )  # it holds, whatever becomes of the rest
+        if ban.out and room != wire.EVERYWHERE:
             await self._retraction.go(room, await self._retraction.said_by(room, user))
+        await self._cabinet.sweep(f"{BANS}{room}.", lambda kept: ended(kept, now))
         return dict(told)
 
     async def bans(self, room: str, now: float) -> wire.Message:
@@ -107,8 +121,8 @@ class Desk:
         key = ban_key(room, user)
         if await self._cabinet.find(key) is None:
             raise EdgeError("not_found", "this user is not banned here")
-        await self._cabinet.keep(key, None)
         await self._trail.note(who, room, now, "unban", {"user": user})
+        await self._cabinet.keep(key, None)
         return {"user": user}
 
 

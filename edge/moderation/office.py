@@ -4,11 +4,12 @@ from typing import Any, Protocol
 
 from broker.base import Broker
 from edge import wire
+from edge.cabinet import Cabinet
 from edge.ingest.classifier import Classifier
 from edge.ingest.pipeline import Pipeline
 from edge.moderation.alarms import Alarms
-from edge.moderation.cabinet import Cabinet
 from edge.moderation.desk import Desk
+from edge.moderation.left import Left
 from edge.moderation.look import Look
 from edge.moderation.retraction import Retraction
 from edge.moderation.review import Review
@@ -37,6 +38,10 @@ class Hands(Protocol):
     async def tell(self, room: str, user: str, message: wire.Message) -> None:
         """Says something to all sockets of one user in the room, on every box."""
 
+    def writes(self, room: str) -> bool:
+        """This worker owns it now."""
+        ...
+
     def reply(self, id_: int, message: wire.Message) -> bool:
         """Says something on one socket here; False where that has gone."""
         ...
@@ -61,6 +66,7 @@ class Office:
         self.alarms = Alarms(broker, pipeline, self.trail, hands.announce, hands.reply, hands.spawn, guard)
         self.classifier = classifier
         self.look = None if classifier is None else Look(classifier, self.review, self.rules, hands.spawn)
+        self.left = Left(self.review, self.look, hands.writes, hands.spawn)
 
     async def start(self) -> None:
         """From the return on what is set holds here. Raises Unavailable; may be called again then."""
@@ -70,11 +76,10 @@ class Office:
     def housekeep(self, known: Callable[[int], object]) -> None:
         """To be called once a second; `known` tells which sockets are still there."""
         self.alarms.housekeep(known)
-        if self.look is not None:
-            self.look.turn()
+        self.left.turn()
 
     def figures(self) -> dict[str, int]:
-        found = self.retraction.took.figures() | {"comments_unmarked": self.review.unmarked}
+        found = self.retraction.took.figures() | {"comments_unmarked": self.review.unmarked} | self.left.figures()
         return found if self.look is None else found | self.look.figures()
 
     async def close(self) -> None:

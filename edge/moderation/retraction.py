@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from broker.base import CHAT, BrokerError
+from edge.cabinet import Cabinet
 from edge.errors import EdgeError
 from edge.metrics import Histogram
-from edge.moderation.cabinet import Cabinet
 from edge.moderation.rules import GONE, PINS, rule_key
 
 RETRACTED = 1_000

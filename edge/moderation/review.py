@@ -1,9 +1,9 @@
 # What is decided about single comments: those that wait to be shown, and those that are shown and should be looked at.
 # A moderator's decisions are kept as examples that a classifier can learn from, and count against who wrote what was
 # removed. It owns the count of what waits, by watching. It must never tell an author that a comment waits before it is
-# kept.
+# kept, nor do what two have decided, each otherwise: what is in the queue is claimed there before anything is done.
+import logging
 import re
-import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -12,11 +12,13 @@ import msgspec
 from broker.base import BrokerError, Gone, Kept, Unsettled
 from edge import wire
 from edge.auth import Identity
+from edge.cabinet import Cabinet
 from edge.errors import EdgeError
-from edge.moderation.cabinet import SWEEP_EVERY, Cabinet
 from edge.moderation.retraction import Retraction
-from edge.moderation.rules import STRIKES, over, strike_key, struck
+from edge.moderation.rules import STRIKES, forgiven, strike_key, struck
 from edge.moderation.trail import Trail
+
+log = logging.getLogger("edge.moderation")
 
 PENDING, VERDICTS = "pending.", "verdicts."
 MOST = 10_000
@@ -29,9 +31,10 @@ Tell = Callable[[str, str, wire.Message], Awaitable[None]]
 """Says something about a room to all sockets of one user in it, on every box."""
 
 
-class Waiting(msgspec.Struct):
-    """A comment that is, or may come, into the queue; `kept` where it is there. `reasons` are for moderators alone.
-    With `shown`, everybody has it already. `approved` is what has been decided, where that is not done yet."""
+class Waiting(msgspec.Struct, omit_defaults=True):
+    """A comment that is, or may come, into the queue, at `revision`; 0 where it is not there. `reasons` are for
+    moderators alone. With `shown`, everybody has it already. One that is `unlooked` the classifier is to look at.
+    `approved` is what has been decided, where that is not done yet."""
 
     room: str
     user: str
@@ -39,7 +42,13 @@ class Waiting(msgspec.Struct):
     comment: dict[str, Any]
     shown: bool = False
     score: float | None = None
-    kept: bool = False
+    unlooked: bool = False
+    approved: bool | None = None
+    revision: int = 0
+
+
+class _Left(msgspec.Struct):
+    unlooked: bool = False
     approved: bool | None = None
 
 
@@ -51,6 +60,9 @@ class Review:
         self._publish = publish
         self._tell = tell
         self._waiting: dict[str, set[str]] = {}  # the keys of each room's queue, so that it can be bounded
+        self.left: dict[str, bool] = {}
+        """Those of which somebody is to do something still, by key: what has been decided, or else to have it looked
+        at."""
         self.unmarked = 0
 
     async def start(self) -> None:
@@ -58,68 +70,85 @@ class Review:
         broker = self._cabinet.broker
         await broker.unwatch(PENDING)
         self._waiting.clear()
+        self.left.clear()
         for kept in await broker.watch(PENDING, self._changed):
             self._changed(kept)
 
     def _changed(self, change: Kept | Gone) -> None:
-        room = change.key.split(".")[1]
+        room = room_of(change.key)
+        self.left.pop(change.key, None)
         if isinstance(change, Kept):
             self._waiting.setdefault(room, set()).add(change.key)
+            it = _left(change.value)
+            if it.unlooked or it.approved is not None:
+                self.left[change.key] = it.approved is not None
         elif (keys := self._waiting.get(room)) is not None:
             keys.discard(change.key)
             if not keys:
                 del self._waiting[room]
 
     async def hold(self, waiting: Waiting) -> str:
-        """Keeps a comment for a moderator; what its author is told."""
-        key = _key(waiting.room, waiting.comment["id"])
+        """Keeps a comment for a moderator; what its author is told. One that is there already, for it was sent again,
+        stays as it is."""
+        key = _key(waiting)
         there = self._waiting.get(waiting.room, ())
-        if len(there) >= MOST and key not in there:
+        if key in there:
+            return "pending"
+        if len(there) >= MOST:
             return "rejected"
-        waiting.kept = True
         try:
-            await self._cabinet.broker.keep(key, msgspec.json.encode(waiting), None)
+            waiting.revision = await self._cabinet.broker.keep(key, _encoded(waiting), 0)
         except Unsettled:
             return "unknown"
         except (BrokerError, ValueError):
-            waiting.kept = False
             return "rejected"
         return "pending"
 
     async def mark(self, waiting: Waiting) -> None:
-        """For one that nobody waits for an answer about: it is shown, or its author knows that it waits."""
-        if await self.hold(waiting) != "pending":
+        """Into the queue, as it is now, or as it is now in there; for one that nobody waits for an answer about. What
+        somebody has decided meanwhile stays."""
+        if waiting.revision:
+            waiting.revision = await self._cabinet.keep(_key(waiting), _encoded(waiting), waiting.revision)
+        elif await self.hold(waiting) != "pending":
             self.unmarked += 1
+
+    async def claim(self, waiting: Waiting, approve: bool) -> bool:
+        """Decides about it; False where somebody else has, or is at it."""
+        waiting.approved = approve
+        if waiting.revision:
+            waiting.revision = await self._cabinet.keep(_key(waiting), _encoded(waiting), waiting.revision)
+            return waiting.revision > 0
+        return True
+
+    async def find(self, key: str) -> Waiting | None:
+        kept = await self._cabinet.find(key)
+        return None if kept is None else _read(kept)
 
     async def queue(self, room: str, limit: int) -> wire.Message:
         kept = await self._cabinet.all(f"{PENDING}{room}.")
-        found = [msgspec.json.decode(it.value, type=Waiting) for it in sorted(kept, key=lambda it: it.revision)]
+        found = [_read(it) for it in sorted(kept, key=lambda it: it.revision)]
         return {"waiting": len(found), "comments": [_told(it) for it in found[:limit]]}
 
     async def decide(self, who: Identity, room: str, id_: str, approve: bool, now: float) -> wire.Message:
-        kept = None
-        if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", id_):
-            kept = await self._cabinet.find(_key(room, id_))
-        if kept is None:
+        waiting = await self.find(_place(room, id_)) if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", id_) else None
+        if waiting is None:
             raise EdgeError("not_found", "this comment does not wait")
-        waiting = msgspec.json.decode(kept.value, type=Waiting)
-        if waiting.approved is None:  # the first to say so decides: another may be at it in this moment
-            waiting.approved = approve
-            if not await self._cabinet.keep(kept.key, msgspec.json.encode(waiting), kept.revision):
+        if waiting.approved is None:
+            if not await self.claim(waiting, approve):
                 raise EdgeError("stale")
         elif waiting.approved is not approve:
             raise EdgeError("stale", "somebody else has decided about this comment")
-        status = await self.settle(waiting, approve)
         await self._trail.note(who, room, now, "approve" if approve else "reject", {"id": id_, "user": waiting.user})
-        await self._record(who, waiting, now, approve)
+        status = await self.settle(waiting)
+        try:
+            await self._record(who, waiting, now, approve)
+        except EdgeError as error:  # it is done all the same
+            log.warning("a verdict on comment %s in room %s is not kept as an example: %s", id_, room, error)
         return {"id": id_, "status": status}
 
-    def waits(self, room: str, id_: str) -> bool:
-        return _key(room, id_) in self._waiting.get(room, ())
-
-    async def settle(self, waiting: Waiting, approve: bool) -> str:
+    async def settle(self, waiting: Waiting) -> str:
         """What has been decided is done, whoever has decided it, and its author told; the status."""
-        room, id_ = waiting.room, waiting.comment["id"]
+        room, id_, approve = waiting.room, waiting.comment["id"], waiting.approved
         status, error = "published", None
         if approve and not waiting.shown:
             await self._offer(waiting)
@@ -127,18 +156,19 @@ class Review:
             status, error = "rejected", EdgeError("moderated")
             if waiting.shown:
                 await self._retraction.go(room, [id_])
-        await self._unkeep(waiting)
         if not (approve and waiting.shown):  # then its author has been told already
             await self._tell(room, waiting.user, wire.ack(None, id_, status, error))
+        await self._unkeep(waiting)
         return status
 
     async def show(self, waiting: Waiting) -> None:
         """It is published, and stays in the queue: nobody has looked at it."""
         room, id_ = waiting.room, waiting.comment["id"]
-        await self._offer(waiting)
-        waiting.shown = True
-        await self.mark(waiting)
-        await self._tell(room, waiting.user, wire.ack(None, id_, "published"))
+        if await self.claim(waiting, True):
+            await self._offer(waiting)
+            waiting.shown, waiting.approved = True, None
+            await self._tell(room, waiting.user, wire.ack(None, id_, "published"))
+            await self.mark(waiting)
 
     async def _offer(self, waiting: Waiting) -> None:
         """Where that fails it stays in the queue: offered twice it is one comment all the same."""
@@ -153,14 +183,15 @@ class Review:
             await self._retraction.go(room, [id_])
         else:
             await self._retraction.hide(room, id_)
-        await self._unkeep(waiting)
         if not waiting.shown:
             await self._tell(room, waiting.user, wire.ack(None, id_, "published"))
+        await self._unkeep(waiting)
 
     async def _unkeep(self, waiting: Waiting) -> None:
-        if waiting.kept:
-            await self._cabinet.keep(_key(waiting.room, waiting.comment["id"]), None)
-            waiting.kept = False
+        """Last: what is sent again until then is known by its place, and from then on by what its author was told."""
+        if waiting.revision:
+            await self._cabinet.keep(_key(waiting), None, waiting.revision)
+            waiting.revision = 0
 
     async def delete(self, who: Identity, room: str, id_: str, now: float) -> wire.Message:
         """By a moderator of the room, or by its author, as far as the log still shows who that was."""
@@ -168,8 +199,8 @@ class Review:
         own = comment is not None and comment["u"]["id"] == who.user
         if "moderate" not in who.scopes and not own:
             raise EdgeError("forbidden", "this is not a comment of yours that can still be deleted")
-        await self._retraction.go(room, [id_])
         await self._trail.note(who, room, now, "delete", {"id": id_})
+        await self._retraction.go(room, [id_])
         if comment is not None and not own:
             await self._record(who, Waiting(room, comment["u"]["id"], (), comment), now, False)
         return {"id": id_}
@@ -188,9 +219,7 @@ class Review:
     async def strike(self, user: str, now: float) -> None:
         """One of their comments has been removed."""
         await self._cabinet.change(strike_key(user), lambda before: struck(before, user, now))
-        if secrets.randbelow(SWEEP_EVERY) == 0:
-            for old in [it for it in await self._cabinet.all(STRIKES) if over(it.value, now)]:
-                await self._cabinet.keep(old.key, None)
+        await self._cabinet.sweep(STRIKES, lambda kept: forgiven(kept, now))
 
 
 def _told(it: Waiting) -> wire.Message:
@@ -198,5 +227,26 @@ def _told(it: Waiting) -> wire.Message:
     return found if it.score is None else {**found, "score": it.score}
 
 
-def _key(room: str, id_: str) -> str:
-    return f"{PENDING}{room}.{id_}.c"
+_left = msgspec.json.Decoder(_Left).decode
+
+
+def _read(kept: Kept) -> Waiting:
+    waiting = msgspec.json.decode(kept.value, type=Waiting)
+    waiting.revision = kept.revision
+    return waiting
+
+
+def _encoded(waiting: Waiting) -> bytes:
+    return msgspec.json.encode(msgspec.structs.replace(waiting, revision=0))
+
+
+def _key(waiting: Waiting) -> str:
+    return _place(waiting.room, waiting.comment["id"])
+
+
+def _place(room: str, id_: str) -> str:
+    return f"{PENDING}{room}.{id_}"
+
+
+def room_of(key: str) -> str:
+    return key.split(".")[1]

@@ -3,17 +3,18 @@
 # never let a bad value from there stop a worker: such a one is told, and what held before goes on.
 import logging
 from collections.abc import Callable
-from hashlib import blake2b
+from math import inf
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from broker.base import Broker, Gone, Kept
+from edge.cabinet import hashed
 from edge.errors import EdgeError
 from edge.ingest.modes import OPEN, Mode
 from edge.ingest.patterns import Pattern, Patterns
-from edge.ingest.pipeline import Pipeline
+from edge.ingest.pipeline import NO_PATTERNS, Pipeline
 from edge.ingest.pipeline import Rules as RoomRules
 from edge.ingest.words import NO_WORDS, Entry, WordList
 from edge.wire import EVERYWHERE
@@ -26,7 +27,6 @@ STRIKES_S = 7 * 24 * 3600.0
 """For how long a removed comment counts against its author."""
 STRIKES_KEPT = 8  # of an author, the last
 NOTHING: frozenset[str] = frozenset()
-NO_PATTERNS = Patterns()
 
 
 class Ban(Struct, frozen=True):
@@ -35,6 +35,17 @@ class Ban(Struct, frozen=True):
     user: str
     until: float | None = None
     shadow: bool = False
+
+    @property
+    def out(self) -> bool:
+        """Its user is out of the room for good, and knows it: who may not speak for a while, or is alone with it,
+        stays."""
+        return self.until is None and not self.shadow
+
+    @property
+    def weight(self) -> tuple[bool, float]:
+        """Of two that hold the one with more is what its user is told: one that shows before one that hides."""
+        return not self.shadow, inf if self.until is None else self.until
 
     def holds(self, now: float) -> bool:
         return self.until is None or now < self.until
@@ -52,7 +63,6 @@ class Strikes(Struct, frozen=True):
 
 
 def rule_key(prefix: str, room: str) -> str:
-    """With a last word, so that what is kept for one room can be asked for by itself."""
     return f"{prefix}{room}.set"
 
 
@@ -64,11 +74,6 @@ def strike_key(user: str) -> str:
     return rule_key(STRIKES, hashed(user))
 
 
-def hashed(name: str) -> str:
-    """Names have any characters, and keys few."""
-    return blake2b(name.encode(), digest_size=16).hexdigest()
-
-
 def struck(before: bytes | None, user: str, now: float) -> bytes:
     """With one strike more; those that are over are left out."""
     times = [] if before is None else msgspec.json.decode(before, type=Strikes).times
@@ -76,8 +81,12 @@ def struck(before: bytes | None, user: str, now: float) -> bytes:
     return msgspec.json.encode(Strikes(user, [*lately, now][-STRIKES_KEPT:]))
 
 
-def over(value: bytes, now: float) -> bool:
-    return all(then <= now - STRIKES_S for then in msgspec.json.decode(value, type=Strikes).times)
+def forgiven(strikes: bytes, now: float) -> bool:
+    return all(then <= now - STRIKES_S for then in msgspec.json.decode(strikes, type=Strikes).times)
+
+
+def ended(ban: bytes, now: float) -> bool:
+    return not msgspec.json.decode(ban, type=Ban).holds(now)
 
 
 class Rules:
@@ -123,17 +132,17 @@ class Rules:
         return sum(then > now - STRIKES_S for then in self._strikes.get(strike_key(user), ()))
 
     def ban(self, room: str, user: str, now: float) -> Ban | None:
-        """The one that holds for this user in this room, if any; one that hides goes before one that shows."""
+        """The one that holds for this user in this room, if any."""
         if not self._bans:
             return None
-        found = [self._bans.get((where, user)) for where in (EVERYWHERE, room)]
+        found = (self._bans.get((where, user)) for where in (EVERYWHERE, room))
         holding = [ban for ban in found if ban is not None and ban.holds(now)]
-        return min(holding, key=lambda ban: ban.shadow) if holding else None
+        return max(holding, key=lambda ban: ban.weight) if holding else None
 
     def banned(self, room: str) -> set[str]:
         """Who is out of this room for good, and knows it."""
         where = (EVERYWHERE, room)
-        return {ban.user for (at, _), ban in self._bans.items() if at in where and ban.until is None and not ban.shadow}
+        return {ban.user for (at, _), ban in self._bans.items() if at in where and ban.out}
 
     def _changed(self, change: Kept | Gone) -> None:
         value = change.value if isinstance(change, Kept) else None
@@ -164,7 +173,10 @@ class Rules:
             self._banned(room, ban)
 
     def _go(self, room: str, value: bytes | None) -> None:
-        ids = NOTHING if value is None else frozenset(msgspec.json.decode(value, type=list[str]))
+        if value is None:
+            self._gone.pop(room, None)
+            return
+        ids = frozenset(msgspec.json.decode(value, type=list[str]))
         fresh = ids - self.gone(room)
         self._gone[room] = ids
         if fresh:

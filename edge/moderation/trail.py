@@ -4,7 +4,7 @@ from typing import Any
 
 from edge import wire
 from edge.auth import Identity
-from edge.moderation.cabinet import Cabinet
+from edge.cabinet import Cabinet
 
 AUDIT = "audit."
 MOST = 1_000

@@ -13,7 +13,6 @@ import pytest
 import uvloop
 
 from edge.ingest.classifier import FAILURES, WHYS, Breaker, Classifier, Comment, Down, Policy, Score
-from edge.ingest.verdict import Kind
 
 PATIENCE_S = 10.0
 SLOW_S = 5.0  # a time limit that no healthy answer comes near, however busy the machine
@@ -268,7 +267,7 @@ async def test_a_fault_is_counted_by_its_name_and_the_next_comment_is_served(nam
         took_s = time.monotonic() - began
         assert isinstance(answer, Down)
         assert answer.why == ("late" if name == "timeout" else "failed")
-        assert answer.verdict == (Kind.PUBLISH, None, True, (f"classifier: {answer.why}",))
+        assert answer.publish
         assert took_s < SLOW_S
         assert took_s >= 0.25 or name != "timeout"
         figures = balanced(asker)
@@ -364,42 +363,32 @@ async def test_the_breaker_opens_lets_one_request_try_and_closes(caplog: pytest.
     assert said[1] == "the classifier answers again"
 
 
-async def test_hold_keeps_comments_pending_up_to_its_bound() -> None:
-    async with both(says(http(b"", "500 Oh")), policy=Policy.HOLD, held=10) as (_, asker):
-        asker.restore(["old1", "old2"])
+async def test_hold_publishes_nothing() -> None:
+    async with both(says(http(b"", "500 Oh")), policy=Policy.HOLD) as (_, asker):
         answers = await ask(asker, 12)
-        kinds = [answer.verdict.kind for answer in answers if isinstance(answer, Down)]
-        assert kinds == [Kind.PENDING] * 8 + [Kind.REJECTED] * 4
-        refused = answers[-1]
-        assert isinstance(refused, Down)
-        assert refused.verdict.refusal is not None
-        assert refused.verdict.refusal.error().name == "unavailable"
-        assert refused.verdict.refusal.retry_after
-        figures = balanced(asker)
-        assert (figures["held"], figures["unheld"]) == (10, 4)
-        asker.settled("old1")
-        asker.settled("id0")
-        asker.settled("id0")
-        assert asker.figures()["classifier_held"] == 8
-        (again,) = await ask(asker, 1, first=50)
-        assert isinstance(again, Down)
-        assert again.verdict.kind is Kind.PENDING
-        asker.restore(["old1"])
-        (held, other) = [*await ask(asker, 1, first=50), *await ask(asker, 1, first=51)]
-        assert isinstance(held, Down)
-        assert isinstance(other, Down)
-        assert held.verdict.kind is Kind.PENDING  # it is one of the ten
-        assert other.verdict.kind is Kind.REJECTED
+        assert [answer.publish for answer in answers if isinstance(answer, Down)] == [False] * 12
+        balanced(asker)
 
 
-async def test_whoever_gives_up_is_not_asked_about_and_not_held() -> None:
+async def test_it_is_ready_but_while_it_rests() -> None:
+    breaker = Breaker(row=1, rest_s=0.2)
+    async with both(says(http(b"", "500 Oh")), breaker=breaker) as (_, asker):
+        assert asker.ready
+        await ask(asker, 1)
+        assert not asker.ready
+        await until(lambda: asker.ready)
+        assert asker.figures()["classifier_open"] == 1, "nobody else may ask: who looks again asks for all"
+    assert not asker.ready
+
+
+async def test_whoever_gives_up_is_not_asked_about() -> None:
     gate = asyncio.Event()
 
     async def gated(asked: Asked) -> bytes | None:
         await gate.wait()
         return None
 
-    async with both(gated, at_once=1, batch=1, policy=Policy.HOLD) as (service, asker):
+    async with both(gated, at_once=1, batch=1) as (service, asker):
         sent = asyncio.ensure_future(asker.classify(comment(1)))
         await until(lambda: service.now_asked == 1)
         queued = asyncio.ensure_future(asker.classify(comment(2)))
@@ -410,20 +399,7 @@ async def test_whoever_gives_up_is_not_asked_about_and_not_held() -> None:
         gate.set()
         await until(lambda: asker.figures()["classifier_under_way"] == 0)
         assert asker.figures()["classifier_waiting"] == 0
-        assert asker.figures()["classifier_held"] == 0
         assert len(service.asked) == 1
-
-
-async def test_whoever_gives_up_just_when_the_answer_comes_leaves_nothing_held() -> None:
-    async with both(never, linger_s=1.0, policy=Policy.HOLD) as (_, asker):
-        asking = asyncio.ensure_future(asker.classify(comment()))
-        await until(lambda: asker.figures()["classifier_waiting"] == 1)
-        asker._drain("breaker")
-        assert asker.figures()["classifier_held"] == 1
-        asking.cancel()
-        await asyncio.wait((asking,))
-        assert asking.cancelled()
-        assert asker.figures()["classifier_held"] == 0
 
 
 async def test_those_who_linger_when_the_breaker_opens_are_answered_at_once() -> None:
@@ -512,7 +488,6 @@ def test_it_keeps_its_times_on_the_loop_of_the_workers() -> None:
         ("http://x/", "", {"at_once": 0}),
         ("http://x/", "", {"batch": 0}),
         ("http://x/", "", {"waiting": 0}),
-        ("http://x/", "", {"held": -1}),
         ("http://x/", "", {"timeout_s": 0.0, "linger_s": 0.0}),
         ("http://x/", "", {"timeout_s": float("nan")}),
         ("http://x/", "", {"timeout_s": float("inf")}),
@@ -587,7 +562,7 @@ async def test_whatever_the_service_does_each_comment_is_answered_once_and_in_ti
     async def any_of_them(asked: Asked) -> bytes | None:
         return await rng.choice(faults)(asked)
 
-    settings = {"timeout_s": 0.2, "at_once": 3, "batch": 8, "waiting": 100, "policy": Policy.HOLD, "held": 50}
+    settings = {"timeout_s": 0.2, "at_once": 3, "batch": 8, "waiting": 100, "policy": Policy.HOLD}
     async with both(any_of_them, breaker=Breaker(rest_s=0.05, most_s=0.2), **settings) as (service, asker):
         took: list[float] = []
         asking: set[asyncio.Task[None]] = set()
@@ -611,4 +586,3 @@ async def test_whatever_the_service_does_each_comment_is_answered_once_and_in_ti
         assert len(sent) == len(set(sent))
         assert figures["scored"] > 0
         assert figures["opened"] > 0
-        assert figures["held"] == 50

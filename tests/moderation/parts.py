@@ -13,10 +13,10 @@ from broker.base import CHAT
 from broker.memory import MemoryBroker
 from edge import wire
 from edge.auth import Identity
+from edge.cabinet import Cabinet
 from edge.errors import EdgeError
 from edge.ingest.pipeline import Pipeline
 from edge.ingest.verdict import PUBLISH
-from edge.moderation.cabinet import Cabinet
 from edge.moderation.desk import Desk
 from edge.moderation.retraction import Retraction
 from edge.moderation.review import Review, Waiting

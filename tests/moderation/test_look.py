@@ -10,22 +10,21 @@ import pytest
 from broker.base import Unavailable
 from edge.errors import EdgeError
 from edge.ingest.classifier import Classifier, Comment, Down, Score
-from edge.ingest.verdict import Kind, Verdict
 from edge.moderation import look
 from edge.moderation.look import Look
 from edge.moderation.review import Waiting
 from tests.moderation.parts import MO, NOW, Parts, Shaky, held, parts
 from tests.server import until_async
 
-OPEN = Down("failed", Verdict(Kind.PUBLISH, None, True, ("classifier: failed",)))
-HOLD = Down("failed", Verdict(Kind.PENDING, None, True, ("classifier: failed",)))
+OPEN = Down("failed", publish=True)
+HOLD = Down("failed", publish=False)
 
 
 class Judge:
     """Answers when it is let, one text after the other or in whatever order; then a score, or none."""
 
     def __init__(self) -> None:
-        self.is_open = False
+        self.ready = True
         self.asked: list[str] = []
         self.answers: dict[str, asyncio.Future[Score | Down]] = {}
         self.now: Score | Down | None = None
@@ -37,9 +36,6 @@ class Judge:
         self.answers[comment.id] = asyncio.get_running_loop().create_future()
         return await self.answers[comment.id]
 
-    def settled(self, id_: str) -> None:
-        pass
-
     def figures(self) -> dict[str, int]:
         return {}
 
@@ -50,7 +46,7 @@ def looking(it: Parts) -> tuple[Look, Judge]:
 
 
 def at_rest(found: Look) -> Callable[[], bool]:
-    return lambda: found._looking == 0 and not found._last
+    return lambda: not found._here and not found._last
 
 
 async def waits(it: Parts, id_: str, user: str = "ann") -> Waiting:
@@ -82,12 +78,13 @@ async def test_what_fails_for_one_holds_up_none_behind_it() -> None:
         await until_async(lambda: len(judge.asked) == 3)
         it.failing.add("publish")
         judge.answers["a1"].set_result(Score(0.0))
-        await until_async(lambda: found._looking == 2)
+        await until_async(lambda: len(found._here) == 2)
         it.failing.clear()
         judge.answers["a2"].set_result(Score(0.9))
         judge.answers["a3"].set_result(Score(0.0))
         await until_async(at_rest(found))
-        assert await it.waiting() == ["a1"], "it is left to the moderators"
+        assert await it.waiting() == ["a1"], "it is done later"
+        assert it.review.left == {"pending.r.a1": True}
         assert it.published == ["a3"]
         assert [(ack["id"], ack["status"]) for ack in it.told] == [("a2", "rejected"), ("a3", "published")]
 
@@ -133,54 +130,46 @@ async def test_past_its_bound_a_comment_stays_as_it_is(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("down", [OPEN, HOLD])
-async def test_what_was_left_is_looked_at_again_bounded_and_in_parts(
-    down: Down, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(look, "AT_ONCE", 4)
+async def test_one_without_a_score_stays_in_the_queue_and_is_kept_no_more_than_once(down: Down) -> None:
     async with parts() as it:
         found, judge = looking(it)
         judge.now = down
-        for number in range(10):
-            found.at(await waits(it, f"c{number}"))
-        await until_async(at_rest(found))
-        assert found.figures()["look_backlog"] == 10
-        assert len(await it.waiting()) == 10, "moderators have all of them meanwhile"
-        assert len(it.published) == (10 if down is OPEN else 0)
-        judge.is_open, judge.now = True, Score(0.9)
-        found.turn()
-        assert found.figures()["look_backlog"] == 10, "not while it is away"
-        await it.review.decide(MO, "r", "c1", True, NOW)
-        judge.is_open = False
-        lefts = {10}
-        found.turn()
-        found.turn()  # one at a time
-
-        def all_looked_at() -> bool:
-            lefts.add(found.figures()["look_backlog"])
-            return 0 in lefts
-
-        await until_async(all_looked_at)
-        await until_async(at_rest(found))
-        assert lefts <= {10, 6, 2, 0}
-        assert not await it.waiting()
-        assert judge.asked.count("c1") == 1, "somebody has decided that one"
-        assert found.removed == 9
-        assert sorted(await it.gone()) == ([f"c{n}" for n in range(10) if n != 1] if down is OPEN else [])
+        for _ in range(3):
+            waiting = await it.review.find("pending.r.c1") or await waits(it, "c1")
+            found.at(waiting)
+            await until_async(at_rest(found))
+        assert it.review.left == {"pending.r.c1": False}
+        assert it.published == (["c1"] if down is OPEN else [])
+        keeps = [key for key in cast(Shaky, it.broker).keeps if key.startswith("pending.")]
+        assert len(keeps) == (3 if down is OPEN else 2), "held, claimed where it was shown, and marked"
 
 
-async def test_the_oldest_left_go_to_the_moderators() -> None:
+async def test_what_is_looked_at_is_not_looked_at_twice() -> None:
     async with parts() as it:
         found, judge = looking(it)
-        judge.now = HOLD
-        found._backlog = type(found._backlog)(maxlen=3)
-        for number in range(5):
-            found.at(await waits(it, f"c{number}"))
+        waiting = await waits(it, "c1")
+        found.at(waiting)
+        found.at(waiting)
+        await until_async(lambda: len(judge.asked) == 1)
+        judge.answers["c1"].set_result(Score(0.0))
         await until_async(at_rest(found))
-        judge.now = Score(0.0)
-        found.turn()
-        await until_async(lambda: not found.figures()["look_backlog"])
+        assert judge.asked == it.published == ["c1"]
+
+
+@pytest.mark.parametrize("score", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("approve", [True, False])
+async def test_what_a_moderator_decides_meanwhile_holds(approve: bool, score: float) -> None:
+    async with parts() as it:
+        found, judge = looking(it)
+        found.at(await waits(it, "c1"))
+        await until_async(lambda: len(judge.asked) == 1)
+        await it.review.decide(MO, "r", "c1", approve, NOW)
+        judge.answers["c1"].set_result(Score(score))
         await until_async(at_rest(found))
-        assert await it.waiting() == ["c0", "c1"]
+        assert it.published == (["c1"] if approve else [])
+        assert [ack["status"] for ack in it.told] == ["published" if approve else "rejected"]
+        assert found.removed == 0
+        assert not await it.waiting()
 
 
 async def test_strikes_lower_what_is_measured_by() -> None:
@@ -221,10 +210,10 @@ async def test_a_mistake_of_a_part_leaves_nobody_behind_it_waiting(monkeypatch: 
         found, judge = looking(it)
         settled = it.review.settle
 
-        async def settle(waiting: Waiting, approve: bool) -> str:
+        async def settle(waiting: Waiting) -> str:
             if waiting.comment["id"] == "a1":
                 raise KeyError("a mistake")
-            return await settled(waiting, approve)
+            return await settled(waiting)
 
         monkeypatch.setattr(it.review, "settle", settle)
         judge.now = Score(0.0)

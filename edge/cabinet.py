@@ -1,9 +1,11 @@
-# What moderation keeps with the broker: values under keys, in one place how that fails. It owns nothing. It must never
-# answer before the broker has.
+# What moderation and payments keep with the broker: values under keys, in one place how that fails. It owns nothing. It
+# must never answer before the broker has.
 import asyncio
+import contextlib
 import random
 import secrets
 from collections.abc import Callable
+from hashlib import blake2b
 
 import msgspec
 
@@ -13,7 +15,12 @@ from edge.errors import EdgeError
 TRIES = 16
 PAUSE_S = 0.002
 SWEEP_EVERY = 64
-"""Of so many that are put into a bounded list, one looks whether old ones have to go."""
+"""Of so many that are put there, one looks whether old ones have to go."""
+
+
+def hashed(name: str) -> str:
+    """Names have any characters, and keys few."""
+    return blake2b(name.encode(), digest_size=16).hexdigest()
 
 
 class Cabinet:
@@ -66,6 +73,14 @@ class Cabinet:
             kept = await self.lines(prefix)
             for old in kept[: max(0, len(kept) - most)]:
                 await self.keep(old.key, None)
+
+    async def sweep(self, prefix: str, is_over: Callable[[bytes], bool]) -> None:
+        """To be called with each that is put there: now and then those that are over go, if they can."""
+        if secrets.randbelow(SWEEP_EVERY) == 0:
+            with contextlib.suppress(EdgeError):
+                for old in await self.all(prefix):
+                    if is_over(old.value):
+                        await self.keep(old.key, None, old.revision)
 
     async def lines(self, prefix: str) -> list[Kept]:
         """Those of a list, the oldest first."""

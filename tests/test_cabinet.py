@@ -9,8 +9,8 @@ import pytest
 
 from broker.base import Full, Unavailable, Unsettled
 from broker.memory import MemoryBroker
+from edge.cabinet import TRIES, Cabinet
 from edge.errors import EdgeError
-from edge.moderation.cabinet import TRIES, Cabinet
 from edge.moderation.trail import ITSELF, Trail
 from tests.moderation.parts import MO, NOW, Shaky
 

@@ -1,0 +1,70 @@
+# What was left in the queue: comments that some worker was to ask the classifier about, or to do what had been decided
+# of, and has not, since the classifier was away, or the broker, or the worker is no more. Who writes the room does it.
+# It owns the count of how long each has been there. It must never do what another is at: what is decided is decided
+# once, by compare-and-set (review.py).
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from edge.errors import EdgeError
+from edge.moderation.look import Look
+from edge.moderation.review import Review, room_of
+
+log = logging.getLogger("edge.moderation")
+
+PATIENCE = 5
+"""Turns that one is there before it has been left."""
+AT_ONCE = 32
+AGAIN_S = 0.02
+"""So many are taken up in so long: whoever comments meanwhile is not to wait for it."""
+
+
+class Left:
+    """`writes` tells whether this worker writes a room; `spawn` starts a task."""
+
+    def __init__(
+        self, review: Review, look: Look | None, writes: Callable[[str], bool], spawn: Callable[[Any], Any]
+    ) -> None:
+        self._review = review
+        self._look = look
+        self._writes = writes
+        self._spawn = spawn
+        self._turns: dict[str, int] = {}  # by key
+        self._working = False
+
+    def turn(self) -> None:
+        """To be called once a second."""
+        left = self._review.left
+        self._turns = {key: self._turns.get(key, 0) + 1 for key in left if self._writes(room_of(key))}
+        due = [key for key, turns in self._turns.items() if turns > PATIENCE and (left[key] or self._may_look())]
+        if due and not self._working:
+            self._working = True
+            self._spawn(self._work(due))
+
+    def figures(self) -> dict[str, int]:
+        return {"look_backlog": sum(not self._review.left.get(key, True) for key in self._turns)}
+
+    def _may_look(self) -> bool:
+        return self._look is not None and self._look.ready
+
+    async def _work(self, due: list[str]) -> None:
+        try:
+            for start in range(0, len(due), AT_ONCE):
+                for key in due[start : start + AT_ONCE]:
+                    self._turns[key] = 0
+                    await self._take_up(key)
+                await asyncio.sleep(AGAIN_S)
+        except EdgeError as error:
+            log.info("what was left stays so for a while: %s", error)
+        finally:
+            self._working = False
+
+    async def _take_up(self, key: str) -> None:
+        waiting = await self._review.find(key)
+        if waiting is None:
+            return
+        if waiting.approved is not None:
+            await self._review.settle(waiting)
+        elif waiting.unlooked and self._look is not None and self._look.ready:
+            self._look.at(waiting)

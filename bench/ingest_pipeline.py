@@ -14,8 +14,7 @@ from edge import wire
 from edge.errors import EdgeError
 from edge.ingest import modes
 from edge.ingest.crowd import Echo
-from edge.ingest.limits import Limits, Rates
-from edge.ingest.modes import Author
+from edge.ingest.limits import Author, Limits, Rates
 from edge.ingest.normal import forms, skeleton
 from edge.ingest.patterns import Pattern, Patterns
 from edge.ingest.pipeline import Pipeline, Rules
@@ -72,7 +71,7 @@ def parts(texts: list[str], words: list[Entry], patterns: list[Pattern], rounds:
     limits = Limits(Rates())
     echo = Echo()
     users = [f"user{number}" for number in range(len(texts))]
-    purses = [limits.purse(user, None, (), ADDRESS + at.to_bytes(3), ROOM) for at, user in enumerate(users)]
+    purses = [limits.purse(Author(user), ADDRESS + at.to_bytes(3), ROOM) for at, user in enumerate(users)]
     both = list(zip(texts, bones, strict=True))
     author = Author("ann")
     times = clock()

@@ -13,7 +13,6 @@ import msgspec
 from broker.base import Broker, BrokerError
 from edge.auth import Identity
 from edge.errors import EdgeError
-from edge.ingest.limits import MODERATORS
 from edge.ingest.pipeline import Pipeline
 from edge.moderation.rules import Rules
 from edge.rooms.reactions import Sums
@@ -65,7 +64,7 @@ class Reactions:
         refusal = self._pipeline.limits.react(identity.user, time.monotonic())
         if refusal is not None:
             raise refusal.error()
-        if self._rules.mode(room).closed and not (identity.moderates or identity.role in MODERATORS):
+        if self._rules.mode(room).closed and not identity.moderates:
             raise EdgeError("room_closed")
         if not self._broker.connected:
             raise EdgeError("unavailable", retry_after=1)

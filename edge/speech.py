@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from edge import wire
 from edge._fast.passed import Passed
 from edge.errors import EdgeError
-from edge.ingest.pipeline import PRE, Pipeline
+from edge.ingest.pipeline import PRE, Pipeline, Voice
 from edge.ingest.recent import Recent
 from edge.ingest.text import mentions
 from edge.ingest.verdict import PUBLISH, Kind, Refusal, Verdict
@@ -54,6 +54,7 @@ class _Said(NamedTuple):
 
     room: str
     user: str
+    voice: Voice
     body: wire.CommentBody
     names: tuple[str, ...]
     comment: wire.Message
@@ -105,7 +106,12 @@ class Speech:
             raise ban.refusal(wall)
         fresh = now - self._passed.since(room, made, text, re) > SAME_S
         known = None if fresh and not self._judged else self._known_verdict(room, made, body, now, fresh)
-        verdict = known or self._pipeline.check(speaker.voice, text, now, re, paid=paid is not None)
+        if known is None:
+            verdict = self._pipeline.check(speaker.voice, text, now, re, paid=paid is not None)
+        elif (over := self._pipeline.again(speaker.voice, now)) is None:
+            verdict = known
+        else:
+            raise over.error()
         if verdict.kind is Kind.REJECTED:
             self.rejected += 1
             assert verdict.refusal is not None
@@ -123,7 +129,7 @@ class Speech:
             self.shadowed += 1
             done("published")
             return
-        looked_at = self._look is not None and not speaker.moderates
+        looked_at = self._look is not None and not identity.moderates
         names = mentions(text) if "@" in text else ()
         ts = int(wall * 1000)
         plain = verdict is PUBLISH and not looked_at and re is None and not names and paid is None
@@ -133,7 +139,7 @@ class Speech:
         comment = wire.comment(made, identity.public(), text, ts, re=re, tier=identity.tier)
         if paid is not None and paid.pin_seconds:
             comment["pin_until"] = ts + paid.pin_seconds * 1000
-        self._resolve(_Said(room, identity.user, body, names, comment, verdict, looked_at, done))
+        self._resolve(_Said(room, identity.user, speaker.voice, body, names, comment, verdict, looked_at, done))
 
     def decided(self, room: str, made: str, published: bool) -> None:
         """A comment that waited does so no more, whoever has decided it and wherever: so a retry is not put to anybody
@@ -179,6 +185,7 @@ class Speech:
                     self._speak_to(said, at)
                 except EdgeError as error:
                     self.rejected += 1
+                    self._pipeline.unsaid(said.voice)
                     said.done(error)
                 except BaseException:
                     said.done(EdgeError("internal"))

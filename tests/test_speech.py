@@ -1,5 +1,6 @@
 """What is said again: measured once, but not for good, and never shown where it was hidden or is gone."""
 
+import asyncio
 from typing import Any, cast
 
 import pytest
@@ -16,7 +17,7 @@ from edge.moderation.review import Waiting
 from edge.offers import Done, Offers
 from edge.speaker import Speaker, speaker
 from edge.speech import SAME_S, Speech
-from tests.moderation.parts import MO, Parts, parts
+from tests.moderation.parts import MO, Parts, Shaky, parts
 
 ANN = Identity("ann", "Ann", frozenset({"comment"}), exp=2e9)
 
@@ -35,6 +36,7 @@ class Offered:
 class Said:
     def __init__(self, it: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
+        self.author = ANN
         self.offered = Offered()
         self.pipeline = Pipeline()
         self.rules = it.rules
@@ -51,7 +53,7 @@ class Said:
         return 1_000_000.0 + self.now
 
     def who(self, room: str) -> Speaker:
-        return speaker(self.pipeline, ANN, room, b"")
+        return speaker(self.pipeline, self.author, room, b"")
 
     def say(self, text: str, ref: str = "r1", room: str = "r") -> Any:
         told: list[Any] = []
@@ -107,6 +109,45 @@ async def test_what_was_refused_is_measured_again_each_time(monkeypatch: pytest.
         said.pipeline.set_rules("r", Rules(words=WordList([Entry("mud")])))
         found = [said.say("mud") for _ in range(25)]
         assert found == ["moderated"] * 20 + ["too_many"] * 5
+
+
+async def test_what_is_sent_again_and_again_is_offered_so_often_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with parts() as it:
+        said = Said(it, monkeypatch)
+        found = [said.say("hi") for _ in range(100)]
+        assert found == ["published"] * 40 + ["too_many"] * 60, "20 comments, and 20 that are sent again"
+        assert len(said.offered.ids) == 40
+        assert said.pipeline.rates(said.now) == {"r": 100.0}
+        said.pipeline.set_rules("r", Rules(Mode(moderation="pre")))
+        said.now += 30
+        assert {said.say("mud", "r2") for _ in range(20)} == {None}
+        await asyncio.gather(*it.tasks)
+        assert [key for key in cast(Shaky, it.broker).keeps if key.startswith("pending.")].count(
+            f"pending.r.{wire.comment_id('ann', 'r2')}"
+        ) <= 20
+
+
+@pytest.mark.parametrize("role", ["moderator", "admin", "bot"])
+async def test_nobody_moderates_by_what_they_are_called(role: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with parts() as it:
+        said = Said(it, monkeypatch)
+        said.author = Identity("ann", "Ann", frozenset({"comment"}), role=role, exp=2e9)
+        assert [said.say("hi", f"r{number}") for number in range(21)] == ["published"] * 20 + ["too_many"]
+        said.now += 30
+        said.pipeline.set_rules("r", Rules(Mode(closed=True), WordList([Entry("mud")])))
+        assert said.say("hi", "c") == "room_closed"
+        said.pipeline.set_rules("r", Rules(words=WordList([Entry("mud")])))
+        assert said.say("mud", "d") == "moderated"
+
+
+async def test_who_was_refused_behind_the_rules_need_not_wait_in_slow_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with parts() as it:
+        said = Said(it, monkeypatch)
+        said.pipeline.set_rules("r", Rules(Mode(slow_seconds=30)))
+        assert said.say("hi @nobody") is None
+        await it.tasks[-1]
+        assert said.say("hi", "r2") == "published"
+        assert said.say("hi again", "r3") == "slow_mode"
 
 
 async def test_a_ban_holds_for_what_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,13 +13,20 @@ from edge.ingest.verdict import Refusal
 LINE = 64
 ALONE = 1 << 20
 """The bytes of memory of one that shares it with nobody."""
-SHARES = {"user": 8, "address": 8, "reactions": 8, "room": 4, "carrier": 2, "moderator": 1, "bot": 1}
+SHARES = {"user": 8, "address": 8, "reactions": 8, "again": 4, "room": 4, "carrier": 2, "moderator": 1, "bot": 1}
 """What part of the memory each kind has: a place of its own, so that many users cannot push out a room."""
-MODERATORS = frozenset({"moderator", "admin"})
-"""The roles that moderate."""
-BOT, VERIFIED = "bot", "verified"
-"""A verified bot has this role, and this badge."""
 MAPPED = bytes(10) + b"\xff\xff"
+
+
+class Author(Struct, frozen=True, gc=False):
+    """What a comment is measured by, of who wrote it: whether they moderate here, are a bot that may say much, have
+    subscribed. `newcomer` is up to whoever knows since when they are."""
+
+    user: str
+    moderates: bool = False
+    bot: bool = False
+    subscriber: bool = False
+    newcomer: bool = False
 
 
 class Rates(Struct, frozen=True):
@@ -65,6 +72,7 @@ class Limits:
         self._carriers = of("carrier", rates.address * rates.carrier_times, rates.address_s)
         self._rooms = of("room", rates.room_per_s, 1.0)
         self._all = Buckets(rates.all_per_s, 1.0, view[LINE : 2 * LINE], seed)
+        self._again = of("again", rates.user, rates.user_s)
         self._reactions = of("reactions", rates.reactions, rates.reactions_s)
         self._shared = Networks(rates.carriers) if rates.carriers else None
         self._words: dict[Buckets, tuple[str, str | None]] = {
@@ -74,28 +82,34 @@ class Limits:
             self._all: ("all", "too many comments at this server"),
         }
 
-    def purse(self, user: str, role: str | None, badges: Iterable[str], address: bytes, room: str) -> Purse:
-        """What all comments of this user, from there and in that room, are taken from.
+    def purse(self, author: Author, address: bytes, room: str) -> Purse:
+        """What all comments of this author, from there and in that room, are taken from.
 
         `address` is as the engine has it: 16 bytes, or none where it is not the author's. Those of moderators and
         verified bots are not measured: their own limit is what they are trusted with.
         """
         addresses: tuple[Buckets, bytes] | tuple[()] = ()
         users = self._users
-        if role in MODERATORS:
+        if author.moderates:
             users = self._moderators
-        elif role == BOT and VERIFIED in badges:
+        elif author.bot:
             users = self._bots
         elif address:
             shared = self._shared is not None and address in self._shared
             addresses = (self._carriers if shared else self._addresses), network(address)
-        return Purse(users, user, *addresses, self._rooms, room, self._all, b"")
+        return Purse(users, author.user, *addresses, self._rooms, room, self._all, b"")
 
     def refusal(self, over: tuple[Buckets, float]) -> Refusal:
         """What a purse's refusal is in words."""
         buckets, wait_s = over
         which, words = self._words.get(buckets, ("user", None))
         return Refusal("too_many", which, wait_s, words)
+
+    def again(self, user: str, purse: Purse, now: float) -> Refusal | None:
+        """Takes a comment that is sent again, as it may be where its answer was lost: so many of this user's are free,
+        and further ones cost what others do."""
+        over = purse.take(now) if self._again.take(user, now) else None
+        return None if over is None else self.refusal(over)
 
     def react(self, user: str, now: float) -> Refusal | None:
         """Takes one reaction of this user."""
@@ -106,7 +120,8 @@ class Limits:
     def evicted(self) -> int:
         """Buckets that this worker has put out of their place before they were full, for want of others."""
         return sum(
-            buckets.evicted for buckets in (self._users, self._moderators, self._bots, self._reactions, *self._words)
+            buckets.evicted
+            for buckets in (self._users, self._moderators, self._bots, self._again, self._reactions, *self._words)
         )
 
 

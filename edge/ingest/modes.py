@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from edge.errors import EdgeError
-from edge.ingest.limits import MODERATORS
+from edge.ingest.limits import Author
 from edge.ingest.meter import Meter, Switch
 from edge.ingest.text import emote_only
 from edge.ingest.verdict import Refusal
@@ -35,20 +35,6 @@ OPEN = Mode()
 _decoder = msgspec.json.Decoder(Mode)
 
 
-class Author(Struct, frozen=True, gc=False):
-    """What the checks of a comment ask about who wrote it. `newcomer` is up to whoever knows since when they are."""
-
-    user: str
-    role: str | None = None
-    badges: tuple[str, ...] = ()
-    subscriber: bool = False
-    newcomer: bool = False
-
-    @property
-    def moderates(self) -> bool:
-        return self.role in MODERATORS
-
-
 def decode(data: bytes) -> Mode:
     """The body of PUT …/mode, or bad_mode saying what is wrong in it. What it does not name is as in an open room."""
     try:
@@ -64,7 +50,7 @@ def check(
 ) -> Refusal | None:
     """`last_said` is when this author's last comment in the room was taken; None where that is long ago. Who has paid
     need not wait; all else holds for them, too."""
-    if mode is OPEN or author.role in MODERATORS:
+    if mode is OPEN or author.moderates:
         return None
     if mode.closed:
         return Refusal("room_closed", "mode")

@@ -66,7 +66,10 @@ class Patterns:
         found: list[int] = compiled.Match(text.encode())
         if folded is not None and folded != text.lower():
             found += compiled.Match(folded.encode())
-        return max((hits[index] for index in found), key=lambda hit: hit.kind) if found else None
+        if not found:
+            return None
+        real = [hits[index] for index in found if index < len(hits)]  # a text may have the probe in it
+        return max(real, key=lambda hit: hit.kind) if real else None
 
 
 def _options() -> Any:

@@ -9,8 +9,8 @@ from msgspec import Struct, structs
 from edge._fast.buckets import Purse
 from edge.ingest import modes
 from edge.ingest.crowd import Alarm, Crowds, Echo
-from edge.ingest.limits import MODERATORS, Limits, Rates
-from edge.ingest.modes import OPEN, Author, AutoSlow, Mode
+from edge.ingest.limits import Author, Limits, Rates
+from edge.ingest.modes import OPEN, AutoSlow, Mode
 from edge.ingest.normal import forms
 from edge.ingest.patterns import Patterns
 from edge.ingest.recent import Recent
@@ -119,7 +119,7 @@ class Pipeline:
 
     def voice(self, room: str, author: Author, address: bytes = b"") -> Voice:
         """`address` is as the engine has it, or empty where it is not the author's."""
-        return Voice(room, author, self.limits.purse(author.user, author.role, author.badges, address, room))
+        return Voice(room, author, self.limits.purse(author, address, room))
 
     def check(self, voice: Voice, text: str, now: float, re: str | None = None, *, paid: bool = False) -> Verdict:
         """What becomes of this comment, decided at once; its text is clean (edge/wire.py). Over a limit it counts in
@@ -139,7 +139,7 @@ class Pipeline:
             held = modes.check(mode, author, text, last, now, paid=paid)
             if held is not None:
                 return Verdict(Kind.REJECTED, held, False, (held.name,))
-        verdict = PUBLISH if author.role in MODERATORS else self._moderate(room, author.user, text, now)
+        verdict = PUBLISH if author.moderates else self._moderate(room, author.user, text, now)
         if verdict.kind is not Kind.REJECTED:
             if mode.slow_seconds:
                 room.said.put(author.user, now)
@@ -150,6 +150,19 @@ class Pipeline:
             else:
                 room.crowds.all.add(now)
         return verdict
+
+    def again(self, voice: Voice, now: float) -> Refusal | None:
+        """One that was decided a moment ago, and is sent again: it is offered all the same."""
+        room = self._ruled.get(voice.room) or self._room(voice.room)
+        self._awake[voice.room] = room
+        room.auto.offered(now)
+        return self.limits.again(voice.author.user, voice.purse, now)
+
+    def unsaid(self, voice: Voice) -> None:
+        """A comment that had passed was refused behind that: who said it need not wait for it."""
+        room = self._ruled.get(voice.room) or self._others.get(voice.room)
+        if room is not None:
+            room.said.drop(voice.author.user)
 
     def set_rules(self, name: str, rules: Rules | None) -> None:
         """From now on. None where the room has none any more, or is gone."""

@@ -14,8 +14,6 @@ UNKNOWN = (-1, (0, 0))
 SAME_S = 60.0
 """A comment that its author sends again within this is the same one."""
 PRESENCE_S = 15.0  # how long a worker's count of viewers holds: each says again within this
-
-
 SILENT_S = 10.0
 """For so long what somebody has said before they were banned may be on its way."""
 
@@ -178,7 +176,7 @@ class OwnedShard:
     def sleep(self, now: float, idle_s: float) -> None:
         """Rooms in which nothing has been said for a while need no more than where their log ends; what was said more
         than a minute ago may be said again."""
-        if now - self._aged > SAME_S:
+        if now - self._aged > SAME_S / 2:
             self._aged = now
             for room in self.rooms.values():
                 room.window.age()

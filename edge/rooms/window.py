@@ -10,12 +10,14 @@ from typing import NamedTuple
 
 import msgspec
 
+from edge._fast.said import Said
+
 BATCH_BYTES = 32 * 1024 - 1024  # as JSON; the rest is for what is around the comments
 BATCH_COMMENTS = 200
 CARRIED = 5 * BATCH_COMMENTS
 """That wait at most. A burst is shown over the next few batches; of more than that, a fair sample is."""
-RECENT = 32_768
-"""Comments of a room that are known again, twice over, if they are no older than two calls of `age`."""
+KNOWN = 2_097_152
+"""Comments of a room that are known again, three times over, if they are no older than two calls of `age`."""
 
 Place = tuple[int, int]
 
@@ -43,16 +45,13 @@ class _Waiting(msgspec.Struct, gc=False):
 class Window:
     def __init__(self, chance: Callable[[], float] = random.random) -> None:
         self._waiting: list[_Waiting] = []
-        self._ids: set[str] = set()  # of those that wait or are under way
         self._after = 0  # left out after the last one that waits
         # Which have been left out before it is known what the log covers: by offer, their items as bits.
         self._left: dict[int, int] | None = {}
         self._seen = 0  # since the sampling began: those that wait and those left out
         self._first: Place | None = None  # nothing from here on is covered; None: all is
         self._end: Place = (0, 0)  # everything below has been seen
-        self._under_way: list[_Waiting] = []
-        self._recent: set[str] = set()
-        self._older: set[str] = set()  # what `_recent` was
+        self._said = Said(KNOWN)
         self._chance = chance
 
     def __bool__(self) -> bool:
@@ -66,7 +65,7 @@ class Window:
     def add(self, place: Place, id_: str, comment: msgspec.Raw, size: int, paid: bool = False) -> bool:
         """False for one that has been said already: whoever sends a comment again does not say it twice."""
         self._end = (place[0], place[1] + 1)
-        if id_ in self._recent or id_ in self._ids or id_ in self._older:
+        if not self._said.add(id_):
             return False
         if self._first is None:
             self._first = place
@@ -76,12 +75,10 @@ class Window:
             if chosen < 0:
                 self._after += 1
                 self._note(place)
-                self._remember(id_)  # it is accounted for all the same
-                return True
+                return True  # it is accounted for all the same
             self._leave_out(chosen)
         self._waiting.append(_Waiting(id_, comment, size, place, self._after, paid))
         self._after = 0
-        self._ids.add(id_)
         return True
 
     def _chosen(self, paid: bool) -> int:
@@ -95,8 +92,6 @@ class Window:
     def _leave_out(self, index: int) -> None:
         gone = self._waiting.pop(index)
         self._note(gone.place)
-        self._ids.discard(gone.id)
-        self._remember(gone.id)
         if index < len(self._waiting):
             self._waiting[index].before += gone.before + 1
         else:
@@ -107,7 +102,6 @@ class Window:
         below = self._left_below(mark)
         while self._waiting and self._waiting[0].place < mark:
             gone = self._waiting.pop(0)
-            self._ids.discard(gone.id)
             below -= gone.before
         if self._waiting:
             self._waiting[0].before -= max(0, below)
@@ -128,12 +122,8 @@ class Window:
 
     def retract(self, ids: Collection[str]) -> None:
         """These are to be shown no more: where they wait they are only counted, and where they come they are known."""
-        for id_ in ids:
-            self._remember(id_)
-            if id_ in self._ids:
-                index = next((i for i, it in enumerate(self._waiting) if it.id == id_), -1)
-                if index >= 0:
-                    self._leave_out(index)
+        for index in self._there(ids):
+            self._leave_out(index)
 
     def said(self, by: Callable[[msgspec.Raw], bool]) -> list[str]:
         """Those that wait, of whom `by` says so."""
@@ -141,19 +131,19 @@ class Window:
 
     def known(self, ids: Iterable[str]) -> None:
         """These are in the log already: they were said again after a change of owner."""
-        for id_ in ids:
-            self._remember(id_)
-            if id_ in self._ids:
-                index = next((i for i, it in enumerate(self._waiting) if it.id == id_), -1)
-                if index >= 0:
-                    gone = self._waiting.pop(index)
-                    self._ids.discard(id_)
-                    if index < len(self._waiting):
-                        self._waiting[index].before += gone.before
-                    else:
-                        self._after += gone.before
+        for index in self._there(ids):
+            gone = self._waiting.pop(index)
+            if index < len(self._waiting):
+                self._waiting[index].before += gone.before
+            else:
+                self._after += gone.before
         if not self:
             self._first = None
+
+    def _there(self, ids: Iterable[str]) -> list[int]:
+        """Where those of these wait that do, from the end; from now on all of them are known."""
+        found = {id_ for id_ in ids if not self._said.add(id_)}
+        return [i for i in reversed(range(len(self._waiting))) if self._waiting[i].id in found] if found else []
 
     def take(self) -> Taken | None:
         """The next batch's comments, as many as make one, in their order; None if nothing waits. `finish` ends it."""
@@ -176,22 +166,12 @@ class Window:
             of += self._after
             self._after = 0
         self._seen = len(self._waiting) + self._after
-        self._under_way = taken
         return Taken([it.comment for it in taken], of, mark)
 
     def finish(self, taken: Taken) -> None:
         """What was taken is in the log."""
-        shown = [it.id for it in self._under_way]
-        self._ids.difference_update(shown)
-        self._remember(*shown)
-        self._under_way = []
         self._first = taken.mark if self else None
 
     def age(self) -> None:
-        """To be called once a minute: what was said before the last call is forgotten."""
-        self._older, self._recent = self._recent, set()
-
-    def _remember(self, *ids: str) -> None:
-        if len(self._recent) + len(ids) > RECENT:
-            self.age()
-        self._recent.update(ids)
+        """To be called now and then: what was said before the last two calls is forgotten."""
+        self._said.age()

@@ -126,7 +126,7 @@ def test_nobody_has_more_than_their_share_and_who_waits_as_told_is_let_in(moves:
     for eighths, user in moves:
         now += eighths / 8
         least, most = min(least, now), max(most, now)
-        refusal = check(limits, user, None, (), b"", "r", now)
+        refusal = check(limits, Author(user), b"", "r", now)
         if refusal is None:
             taken[user] += 1
             assert taken[user] <= size + (most - least) * size / per_s + 1e-6
@@ -134,8 +134,8 @@ def test_nobody_has_more_than_their_share_and_who_waits_as_told_is_let_in(moves:
             assert refusal.retry_after is not None
             assert 0 < refusal.retry_after <= per_s / size + (most - now) + 1e-6
     for user in taken:
-        refusal = check(limits, user, None, (), b"", "r", most)
+        refusal = check(limits, Author(user), b"", "r", most)
         if refusal is not None:
             assert refusal.retry_after is not None
-            assert check(limits, user, None, (), b"", "r", most + refusal.retry_after * 0.9) is not None
-            assert check(limits, user, None, (), b"", "r", most + refusal.retry_after) is None
+            assert check(limits, Author(user), b"", "r", most + refusal.retry_after * 0.9) is not None
+            assert check(limits, Author(user), b"", "r", most + refusal.retry_after) is None

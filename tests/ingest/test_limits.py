@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.ingest.limits import Limits, Networks, Rates, network
+from edge.ingest.limits import Author, Limits, Networks, Rates, network
 from edge.ingest.verdict import Refusal
 from tests._fast.test_buckets import Naive
 
@@ -21,10 +21,8 @@ def v6(text: str) -> bytes:
 ANN = v6("192.0.2.1")
 
 
-def check(
-    limits: Limits, user: str, role: str | None, badges: tuple[str, ...], address: bytes, room: str, now: float
-) -> Refusal | None:
-    over = limits.purse(user, role, badges, address, room).take(now)
+def check(limits: Limits, author: Author, address: bytes, room: str, now: float) -> Refusal | None:
+    over = limits.purse(author, address, room).take(now)
     return None if over is None else limits.refusal(over)
 
 
@@ -57,7 +55,7 @@ def test_all_or_none_are_taken(moves: list[tuple[int, str, bytes, str]]) -> None
         if refusing is None:
             for _, bucket in counted:
                 bucket.left -= 1
-        refusal = check(limits, user, None, (), address, room, now)
+        refusal = check(limits, Author(user), address, room, now)
         assert (refusal.which if refusal else None) == refusing
 
 
@@ -67,60 +65,52 @@ def passed(one: Callable[[int], object], most: int) -> int:
 
 
 @pytest.mark.parametrize(
-    "role, badges, most",
-    [
-        (None, (), 20),
-        ("fan", ("verified",), 20),
-        ("bot", (), 20),  # not verified
-        ("moderator", (), 100),
-        ("admin", (), 100),
-        ("bot", ("vip", "verified"), 7_500),
-    ],
+    "author, most", [(Author("ann"), 20), (Author("ann", moderates=True), 100), (Author("ann", bot=True), 7_500)]
 )
-def test_users_by_their_role(role: str | None, badges: tuple[str, ...], most: int) -> None:
+def test_users_by_what_they_are(author: Author, most: int) -> None:
     limits = Limits(Rates())
-    assert passed(lambda _: check(limits, "ann", role, badges, ANN, "derby", 0.0), 10_000) == most
-    refusal = check(limits, "ann", role, badges, ANN, "derby", 0.0)
+    assert passed(lambda _: check(limits, author, ANN, "derby", 0.0), 10_000) == most
+    refusal = check(limits, author, ANN, "derby", 0.0)
     assert refusal is not None
     assert (refusal.name, refusal.which) == ("too_many", "user")
     assert refusal.retry_after == pytest.approx(30 / most)
-    assert check(limits, "ann", role, badges, ANN, "derby", refusal.retry_after) is None
+    assert check(limits, author, ANN, "derby", refusal.retry_after) is None
 
 
 def test_an_address_has_a_hundred_a_minute_whoever_speaks() -> None:
     limits = Limits(Rates())
-    assert passed(lambda number: check(limits, f"u{number}", None, (), ANN, "derby", 0.0), 200) == 100
-    assert check(limits, "other", None, (), v6("192.0.2.2"), "derby", 0.0) is None
-    assert check(limits, "mod", "moderator", (), ANN, "derby", 0.0) is None
-    assert check(limits, "site", None, (), b"", "derby", 0.0) is None
+    assert passed(lambda number: check(limits, Author(f"u{number}"), ANN, "derby", 0.0), 200) == 100
+    assert check(limits, Author("other"), v6("192.0.2.2"), "derby", 0.0) is None
+    assert check(limits, Author("mod", moderates=True), ANN, "derby", 0.0) is None
+    assert check(limits, Author("site"), b"", "derby", 0.0) is None
 
 
 def test_an_ipv6_network_is_one_address() -> None:
     limits = Limits(Rates())
-    count = passed(lambda n: check(limits, f"u{n}", None, (), v6(f"2001:db8:0:1::{n + 1:x}"), "derby", 0.0), 200)
+    count = passed(lambda n: check(limits, Author(f"u{n}"), v6(f"2001:db8:0:1::{n + 1:x}"), "derby", 0.0), 200)
     assert count == 100
-    assert check(limits, "other", None, (), v6("2001:db8:0:2::1"), "derby", 0.0) is None
+    assert check(limits, Author("other"), v6("2001:db8:0:2::1"), "derby", 0.0) is None
 
 
 def test_addresses_of_carriers_have_a_multiple() -> None:
     limits = Limits(Rates(carriers=("100.64.0.0/10", "2001:db8::/32"), carrier_times=3))
     for text, most in (("100.127.0.9", 300), ("2001:db8:9::1", 300), ("100.128.0.1", 100), ("2001:db9::1", 100)):
         address = v6(text)
-        answers = [check(limits, f"{text} {n}", None, (), address, "derby", 0.0) for n in range(most + 1)]
+        answers = [check(limits, Author(f"{text} {n}"), address, "derby", 0.0) for n in range(most + 1)]
         assert [answer is None for answer in answers] == [True] * most + [False], text
 
 
 def test_a_room_and_the_whole_server() -> None:
     limits = Limits(Rates(room_per_s=5, all_per_s=8))
-    assert passed(lambda n: check(limits, f"u{n}", None, (), b"", "derby", 0.0), 99) == 5
-    refusal = check(limits, "ann", None, (), b"", "derby", 0.0)
+    assert passed(lambda n: check(limits, Author(f"u{n}"), b"", "derby", 0.0), 99) == 5
+    refusal = check(limits, Author("ann"), b"", "derby", 0.0)
     assert refusal is not None
     assert refusal.which == "room"
-    assert passed(lambda n: check(limits, f"u{n}", None, (), b"", "final", 0.0), 99) == 3
-    refusal = check(limits, "ann", None, (), b"", "final", 0.0)
+    assert passed(lambda n: check(limits, Author(f"u{n}"), b"", "final", 0.0), 99) == 3
+    refusal = check(limits, Author("ann"), b"", "final", 0.0)
     assert refusal is not None
     assert refusal.which == "all"
-    assert passed(lambda n: check(limits, "ann", None, (), b"", f"r{n}", 1.0), 99) == 8  # nothing was taken from ann
+    assert passed(lambda n: check(limits, Author("ann"), b"", f"r{n}", 1.0), 99) == 8  # nothing was taken from ann
 
 
 def test_reactions_have_a_limit_of_their_own() -> None:
@@ -129,25 +119,25 @@ def test_reactions_have_a_limit_of_their_own() -> None:
     refusal = limits.react("ann", 0.0)
     assert refusal is not None
     assert (refusal.name, refusal.which, refusal.retry_after) == ("too_many", "reactions", pytest.approx(1.0))
-    assert check(limits, "ann", None, (), ANN, "derby", 0.0) is None
+    assert check(limits, Author("ann"), ANN, "derby", 0.0) is None
 
 
 def test_a_flood_of_users_addresses_and_rooms_pushes_out_nothing_that_matters() -> None:
     """In the least memory that there may be, where nearly every newcomer puts another out."""
     limits = Limits(Rates(room_per_s=100, all_per_s=0), bytearray(4096))
-    assert passed(lambda _: check(limits, "ann", None, (), b"", "final", 0.0), 99) == 20
-    assert passed(lambda n: check(limits, f"a{n}", None, (), ANN, "final", 0.0), 200) == 80  # of the room
-    assert passed(lambda n: check(limits, f"b{n}", None, (), ANN, "semifinal", 0.0), 200) == 20  # of the address
+    assert passed(lambda _: check(limits, Author("ann"), b"", "final", 0.0), 99) == 20
+    assert passed(lambda n: check(limits, Author(f"a{n}"), ANN, "final", 0.0), 200) == 80  # of the room
+    assert passed(lambda n: check(limits, Author(f"b{n}"), ANN, "semifinal", 0.0), 200) == 20  # of the address
     for number in range(20_000):
         address = v6(f"10.{number >> 8}.{number & 255}.1")
-        assert check(limits, f"u{number}", None, (), address, f"r{number}", 0.0) is None
+        assert check(limits, Author(f"u{number}"), address, f"r{number}", 0.0) is None
     assert limits.evicted > 30_000
     for user, address, room, which in (
         ("ann", b"", "other", "user"),
         ("new", ANN, "other", "address"),
         ("new", b"", "final", "room"),
     ):
-        refusal = check(limits, user, None, (), address, room, 0.0)
+        refusal = check(limits, Author(user), address, room, 0.0)
         assert refusal is not None
         assert refusal.which == which
 
@@ -156,23 +146,37 @@ def test_those_that_share_memory_share_the_limits() -> None:
     memory = bytearray(8192)
     rates = Rates(user=4, reactions=3, room_per_s=6)
     one, other = Limits(rates, memory), Limits(rates, memory)
-    taken = [check((one, other)[n % 2], "ann", None, (), b"", "derby", 0.0) is None for n in range(9)]
+    taken = [check((one, other)[n % 2], Author("ann"), b"", "derby", 0.0) is None for n in range(9)]
     assert taken == [True] * 4 + [False] * 5
-    assert [check(one, "bob", None, (), b"", "derby", 0.0) is None for _ in range(3)] == [True, True, False]
-    refusal = check(other, "eve", None, (), b"", "derby", 0.0)
+    assert [check(one, Author("bob"), b"", "derby", 0.0) is None for _ in range(3)] == [True, True, False]
+    refusal = check(other, Author("eve"), b"", "derby", 0.0)
     assert refusal is not None
     assert refusal.which == "room"
     assert [(one, other)[n % 2].react("ann", 0.0) is None for n in range(4)] == [True] * 3 + [False]
-    assert check(Limits(rates), "ann", None, (), b"", "derby", 0.0) is None  # alone
+    assert check(Limits(rates), Author("ann"), b"", "derby", 0.0) is None  # alone
 
 
 def test_kinds_do_not_meet_though_their_keys_are_the_same() -> None:
     limits = Limits(Rates(user=3, moderator=4, bot=5, reactions=2))
     key = "same"
-    assert passed(lambda _: check(limits, key, None, (), b"", key, 0.0), 99) == 3
-    assert passed(lambda _: check(limits, key, "admin", (), b"", key, 0.0), 99) == 4
-    assert passed(lambda _: check(limits, key, "bot", ("verified",), b"", key, 0.0), 99) == 5
+    assert passed(lambda _: check(limits, Author(key), b"", key, 0.0), 99) == 3
+    assert passed(lambda _: check(limits, Author(key, moderates=True), b"", key, 0.0), 99) == 4
+    assert passed(lambda _: check(limits, Author(key, bot=True), b"", key, 0.0), 99) == 5
     assert passed(lambda _: limits.react(key, 0.0), 99) == 2
+
+
+def test_what_is_sent_again_is_free_for_a_while_and_then_costs_what_others_do() -> None:
+    limits = Limits(Rates(user=3, user_s=30.0))
+    ann, bob = (limits.purse(Author(user), ANN, "derby") for user in ("ann", "bob"))
+    assert [limits.again("ann", ann, 0.0) is None for _ in range(8)] == [True] * 6 + [False] * 2
+    refusal = limits.again("ann", ann, 0.0)
+    assert refusal is not None
+    assert (refusal.which, refusal.retry_after) == ("user", pytest.approx(10.0))
+    assert limits.again("ann", ann, refusal.retry_after) is None
+    assert ann.take(10.0) is not None or ann.take(10.0) is not None
+    assert limits.again("bob", bob, 0.0) is None
+    free = Limits(Rates(user=0))
+    assert all(free.again("ann", free.purse(Author("ann"), b"", "derby"), 0.0) is None for _ in range(100))
 
 
 @pytest.mark.parametrize("bad", ["10.0.0.0/33", "10.0.0.1/8", "example.org", "", "2001:db8::/129"])

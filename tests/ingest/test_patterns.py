@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edge.errors import EdgeError
 from edge.ingest.normal import fold
-from edge.ingest.patterns import PATTERN_CHARS, PATTERN_SIZE, PATTERNS, SET_SIZE, Pattern, Patterns
+from edge.ingest.patterns import _PROBE, PATTERN_CHARS, PATTERN_SIZE, PATTERNS, SET_SIZE, Pattern, Patterns
 from edge.ingest.verdict import Kind
 
 
@@ -116,3 +116,11 @@ def test_nobody_s_pattern_hangs_a_worker() -> None:
     for text in ("a" * 500, "".join(rng.choices("ab", k=500)), string.ascii_letters * 9):
         assert made.find(text, text) is None
     assert time.perf_counter() - start < 2
+
+
+def test_a_text_that_has_the_probe_in_it_is_like_any_other() -> None:
+    patterns = Patterns([Pattern("mud")])
+    assert patterns.find(f"hi {_PROBE}", None) is None
+    hit = patterns.find(f"mud {_PROBE}", None)
+    assert hit is not None
+    assert hit.entry == "mud"

@@ -17,7 +17,7 @@ from edge.ingest.words import Entry, WordList
 from edge.wire import clean_text
 
 ANN = Author("ann")
-MOD = Author("mod", role="moderator")
+MOD = Author("mod", moderates=True)
 ADDRESS = bytes(10) + b"\xff\xff\xc0\x00\x02\x01"
 UNLIMITED = Rates(user=0, moderator=0, bot=0, address=0, room_per_s=0, all_per_s=0)
 WORDS = WordList([Entry("vile"), Entry("meh", "hold"), Entry("sly", "shadow")])
@@ -234,9 +234,7 @@ modes = st.builds(
     moderation=st.sampled_from(["pre", "post"]),
 )
 comments = st.tuples(
-    st.sampled_from(
-        [ANN, MOD, Author("sue", subscriber=True), Author("new", newcomer=True), Author("bob", role="bot")]
-    ),
+    st.sampled_from([ANN, MOD, Author("sue", subscriber=True), Author("new", newcomer=True), Author("bob", bot=True)]),
     st.lists(st.sampled_from("vile meh sly 123456 http:// @ann 👏 hello wonderful everybody".split()), min_size=1),
     st.booleans(),
     st.sampled_from([b"", ADDRESS]),

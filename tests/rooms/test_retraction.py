@@ -96,7 +96,7 @@ class Owners:
         self.shard.offered(seq, [it.data for it in self.offers[seq - 1]])
         for it in self.offers[seq - 1]:
             window = self.shard.room(it.room).window
-            if it.paid and it.id not in window._ids:
+            if it.paid and it.id not in {waiting.id for waiting in window._waiting}:
                 it.crowded = all(waiting.paid for waiting in window._waiting)
 
     def _mark(self, room: str) -> Place:
@@ -119,6 +119,7 @@ class Owners:
         said = {it.id: it for offer in self.offers for it in offer}
         assert not [id_ for id_ in ids if said[id_].out]
         assert taken.mark > self._mark(name)
+        room.busy = True  # so it does not sleep meanwhile
         self.pending[name] = room, taken, data
 
     def finish(self, name: str, *, heard: bool = True) -> None:
@@ -126,6 +127,7 @@ class Owners:
         if name not in self.pending:
             return
         room, taken, data = self.pending.pop(name)
+        room.busy = False
         ids = [comment["id"] for comment in msgspec.msgpack.decode(data)["m"]]
         self.log[name].append(Batch(ids, taken.of, taken.mark, data))
         if heard:

@@ -65,10 +65,9 @@ class Cabinet:
                 return
         raise EdgeError("unavailable", "many are changing this just now", retry_after=1)
 
-    async def add(self, prefix: str, now: float, line: object, most: int) -> None:
-        """One more line of a list whose keys are in the order of time; past `most` the oldest go."""
-        key = f"{prefix}{int(now * 1e9):016x}{secrets.token_hex(3)}"
-        await self.keep(key, msgspec.json.encode(line))
+    async def add(self, prefix: str, name: str, line: object, most: int) -> None:
+        """One more line of a list, or another in the place of the one with this name; past `most` the oldest go."""
+        await self.keep(f"{prefix}{name}", msgspec.json.encode(line))
         if secrets.randbelow(SWEEP_EVERY) == 0:
             kept = await self.lines(prefix)
             for old in kept[: max(0, len(kept) - most)]:
@@ -84,4 +83,4 @@ class Cabinet:
 
     async def lines(self, prefix: str) -> list[Kept]:
         """Those of a list, the oldest first."""
-        return sorted(await self.all(prefix), key=lambda it: it.key)
+        return sorted(await self.all(prefix), key=lambda it: it.revision)

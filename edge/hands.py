@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -106,17 +107,21 @@ class Hands:
         for id_ in self._sockets(room, ban.user):
             self._engine.end(id_, 1008, b"banned")
         self._soon()
-        if room == wire.EVERYWHERE:
-            self.owner.silence_everywhere(ban.user)
-        elif self.owner.silence(room, ban.user):
-            self.spawn(self._sweep(room, ban.user))
+        if rooms := self.owner.silence(room, ban.user):
+            self.spawn(self._sweep(rooms, ban.user))
 
-    async def _sweep(self, room: str, user: str) -> None:
-        """What the log has got of somebody's between the look of who has banned them and the word of it here."""
+    def unbanned(self, room: str, user: str) -> None:
+        self.owner.unsilence(room, user)
+
+    async def _sweep(self, rooms: list[str], user: str) -> None:
+        """What logs and queues have of somebody's: also what has come between the look of who has banned them and the
+        word of it here."""
         await asyncio.sleep(SWEEP_S)
-        with contextlib.suppress(EdgeError):
-            said = await self.office.retraction.said_by(room, user)
-            await self.office.retraction.go(room, [id_ for id_ in said if id_ not in self.office.rules.gone(room)])
+        for room in rooms:
+            with contextlib.suppress(EdgeError):
+                said = await self.office.retraction.said_by(room, user)
+                await self.office.retraction.go(room, [id_ for id_ in said if id_ not in self.office.rules.gone(room)])
+                await self.office.review.drop(room, user, time.time())
 
     def _sockets(self, room: str, user: str) -> list[int]:
         found = self._engine.sockets_of(user.encode())

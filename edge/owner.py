@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from broker.base import CHAT, AtOnce, Broker, BrokerError, Kind, Lease, Outcome
+from edge import wire
 from edge.eager import begin
 from edge.rooms.balance import Loads, plan
 from edge.rooms.reactions import Sums
@@ -307,17 +308,26 @@ class Owner:
         if (held := self._held.get(self._broker.shard_of(room))) is not None:
             held.shard.retract(room, ids)
 
-    def silence(self, room: str, user: str) -> bool:
-        """Nothing more of this user's is shown, that had not been yet. False where somebody else writes the room."""
-        held = self._held.get(self._broker.shard_of(room))
-        if held is not None:
-            held.shard.silence(room, {user}, time.monotonic())
-        return held is not None
+    def silence(self, room: str, user: str) -> list[str]:
+        """Nothing more of this user's is shown in the room, or EVERYWHERE, that had not been yet; of which rooms that
+        are written here."""
+        now, found, everywhere = time.monotonic(), [], room == wire.EVERYWHERE
+        for held in self._held_of(room):
+            for name in list(held.shard.rooms) if everywhere else (room,):
+                held.shard.silence(name, {user}, now)
+            found += held.shard.names() if everywhere else [room]
+        return found
 
-    def silence_everywhere(self, user: str) -> None:
-        for held in self._held.values():
-            for room in list(held.shard.rooms):
-                held.shard.silence(room, {user}, time.monotonic())
+    def unsilence(self, room: str, user: str) -> None:
+        """What this user says from now on is shown again."""
+        for held in self._held_of(room):
+            held.shard.unsilence(None if room == wire.EVERYWHERE else room, user)
+
+    def _held_of(self, room: str) -> list[_Held]:
+        if room == wire.EVERYWHERE:
+            return list(self._held.values())
+        held = self._held.get(self._broker.shard_of(room))
+        return [] if held is None else [held]
 
     def reset(self, shard: int) -> None:
         if (held := self._held.get(shard)) is not None:

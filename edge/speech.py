@@ -223,15 +223,18 @@ class Speech:
         if self._holding >= HOLDING:
             raise EdgeError("overloaded", retry_after=2)
         self._holding += 1
-        self.held += 1
         self._spawn(self._held(waiting, said))
 
     async def _held(self, waiting: Waiting, said: _Said) -> None:
-        status = "unknown"
+        answer: str | EdgeError = "unknown"
         try:
-            status = await self._review.hold(waiting)
+            answer = await self._review.hold(waiting)
+            self.held += answer == "pending"
+        except EdgeError as error:
+            self.rejected += 1
+            answer = error
         finally:
             self._holding -= 1
-            said.done(status)
+            said.done(answer)
         if waiting.revision and waiting.unlooked and self._look is not None:
             self._look.at(waiting)

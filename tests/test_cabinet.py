@@ -95,16 +95,18 @@ async def test_a_list_keeps_its_newest(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = itertools.count()
     monkeypatch.setattr(secrets, "randbelow", lambda most: next(drawn) % most)  # so chance may not forget one of them
     for number in range(300):
-        await cabinet.add("list.a.", NOW + number, number, 10)
-        await cabinet.add("list.ab.", NOW, number, 1000)
+        await cabinet.add("list.a.", f"{number:x}", number, 10)
+        await cabinet.add("list.ab.", str(number), number, 1000)
     found = [json.loads(it.value) for it in await cabinet.lines("list.a.")]
     assert found == sorted(found)
     assert found[-10:] == list(range(290, 300))
     assert len(found) < 300, "once in a while the old ones go"
     monkeypatch.setattr(secrets, "randbelow", lambda _most: 0)
-    await cabinet.add("list.a.", NOW + 300, 300, 10)
+    await cabinet.add("list.a.", "new", 300, 10)
     assert [json.loads(it.value) for it in await cabinet.lines("list.a.")] == list(range(291, 301))
     assert len(await cabinet.lines("list.ab.")) == 300, "another list's"
+    await cabinet.add("list.a.", "new", 301, 10)
+    assert [json.loads(it.value) for it in await cabinet.lines("list.a.")][-2:] == [299, 301], "in its place, and last"
     await broker.close()
 
 
@@ -112,7 +114,7 @@ async def test_the_trail_tells_the_newest_first_of_one_room() -> None:
     broker = MemoryBroker()
     trail = Trail(Cabinet(broker))
     for number in range(5):
-        await trail.note(MO, "r", NOW + number, "mode", {"slow_seconds": number})
+        await trail.note(MO.user, "r", NOW + number, "mode", {"slow_seconds": number})
     await trail.note(ITSELF, "r2", NOW, "alarm", {})
     lines = (await trail.lines("r", 3))["audit"]
     assert [line["about"]["slow_seconds"] for line in lines] == [4, 3, 2]

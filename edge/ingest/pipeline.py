@@ -79,8 +79,12 @@ class Room:
         self.apply()
 
     def apply(self) -> None:
-        mode = self.auto.applied(self.rules.mode)
-        self.mode = structs.replace(mode, subs_only=True) if self.guarded and not mode.subs_only else mode
+        self.mode = self.applied(self.rules.mode)
+
+    def applied(self, mode: Mode) -> Mode:
+        """What holds in a room that is set to this mode."""
+        mode = self.auto.applied(mode)
+        return structs.replace(mode, subs_only=True) if self.guarded and not mode.subs_only else mode
 
     def turn(self, now: float, elsewhere: float) -> list[Event]:
         events: list[Event] = [*self.crowds.turn(now)]
@@ -184,6 +188,11 @@ class Pipeline:
         """What holds in the room now."""
         room = self._ruled.get(name) or self._others.get(name)
         return OPEN if room is None else room.mode
+
+    def applied(self, name: str, mode: Mode) -> Mode:
+        """What would hold in the room, if it were set to this mode."""
+        room = self._ruled.get(name) or self._others.get(name)
+        return mode if room is None else room.applied(mode)
 
     def guard(self, name: str, until: float) -> Mode:
         """For subscribers alone, until then at least; what holds in the room now."""

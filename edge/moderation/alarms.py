@@ -13,7 +13,7 @@ from edge import wire
 from edge.errors import EdgeError
 from edge.ingest.crowd import Alarm
 from edge.ingest.pipeline import Pipeline
-from edge.moderation.desk import Announce
+from edge.moderation.news import Announce
 from edge.moderation.trail import ITSELF, Trail
 
 log = logging.getLogger("edge.moderation")

@@ -1,6 +1,6 @@
 # What moderators set: modes, pins, lists, bans. All of it is kept by the broker before it is answered. It owns nothing.
 # It must never act without a line in the trail, which comes first: what fails half way can be asked for again.
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -12,6 +12,7 @@ from edge.errors import EdgeError
 from edge.ingest import modes
 from edge.ingest.patterns import Pattern
 from edge.ingest.words import Entry
+from edge.moderation.news import News
 from edge.moderation.retraction import Retraction
 from edge.moderation.rules import (
     BANS,
@@ -30,9 +31,6 @@ from edge.moderation.trail import Trail
 
 BAN_MOST_S = 10 * 365 * 24 * 3600
 
-Announce = Callable[[str, dict[str, Any]], Awaitable[str]]
-"""Puts a state on a room's `must` lane, for all to see."""
-
 
 class _Ban(msgspec.Struct, forbid_unknown_fields=True):
     seconds: Annotated[float, msgspec.Meta(gt=0, le=BAN_MOST_S)] | None = None
@@ -44,18 +42,17 @@ class _Pin(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Desk:
-    def __init__(self, cabinet: Cabinet, trail: Trail, announce: Announce, retraction: Retraction) -> None:
+    def __init__(self, cabinet: Cabinet, trail: Trail, news: News, retraction: Retraction) -> None:
         self._cabinet = cabinet
         self._trail = trail
-        self._announce = announce
+        self._news = news
         self._retraction = retraction
 
     async def set_mode(self, who: Identity, room: str, body: bytes, now: float) -> wire.Message:
         mode = msgspec.to_builtins(asked := modes.decode(body))
-        await self._trail.note(who, room, now, "mode", mode)
+        await self._trail.note(who.user, room, now, "mode", mode)
         await self._cabinet.keep(rule_key(MODES, room), None if asked == modes.OPEN else msgspec.json.encode(asked))
-        await self._announce(room, {"mode": mode})
-        return {"mode": mode}
+        return await self._news.tell(room, MODES)
 
     async def pin(self, who: Identity, room: str, body: bytes, now: float) -> wire.Message:
         """A comment that the room's log shows, as it is there; in the place of the one before. The log shows what was
@@ -64,18 +61,14 @@ class Desk:
         comment = await self._retraction.comment(room, id_)
         if comment is None or await self._retraction.is_gone(room, id_):
             raise EdgeError("unknown_comment")
-        await self._trail.note(who, room, now, "pin", {"id": id_})
+        await self._trail.note(who.user, room, now, "pin", {"id": id_})
         await self._cabinet.keep(rule_key(PINS, room), msgspec.json.encode(comment))
-        await self._announce(room, {"pin": comment})
-        return {"pin": comment}
+        return await self._news.tell(room, PINS)
 
     async def unpin(self, who: Identity, room: str, now: float) -> wire.Message:
-        if await self._cabinet.find(rule_key(PINS, room)) is None:
-            raise EdgeError("not_found", "nothing is pinned here")
-        await self._trail.note(who, room, now, "unpin", {})
-        await self._announce(room, {"pin": None})
+        await self._trail.note(who.user, room, now, "unpin", {})
         await self._cabinet.keep(rule_key(PINS, room), None)
-        return {"pin": None}
+        return await self._news.tell(room, PINS)
 
     async def lists(self, kind: str, room: str) -> wire.Message:
         kept = await self._cabinet.find(rule_key(f"{kind}.", room))
@@ -96,7 +89,7 @@ class Desk:
     ) -> wire.Message:
         value = msgspec.json.encode(entries)
         check(value)  # raises what is wrong with it, by name
-        await self._trail.note(who, room, now, name, {"entries": len(entries)})
+        await self._trail.note(who.user, room, now, name, {"entries": len(entries)})
         await self._cabinet.keep(rule_key(prefix, room), value if entries else None)
         return {name: [msgspec.structs.asdict(entry) for entry in entries]}
 
@@ -104,7 +97,7 @@ class Desk:
         asked = decoded(body or b"{}", _Ban, "bad_json")
         ban = Ban(user, None if asked.seconds is None else now + asked.seconds, asked.shadow)
         told = msgspec.to_builtins(ban)
-        await self._trail.note(who, room, now, "ban", told)
+        await self._trail.note(who.user, room, now, "ban", told)
         await self._cabinet.keep(
             ban_key(room, user), msgspec.json.encode(ban)
         )  # it holds, whatever becomes of the rest
@@ -121,7 +114,7 @@ class Desk:
         key = ban_key(room, user)
         if await self._cabinet.find(key) is None:
             raise EdgeError("not_found", "this user is not banned here")
-        await self._trail.note(who, room, now, "unban", {"user": user})
+        await self._trail.note(who.user, room, now, "unban", {"user": user})
         await self._cabinet.keep(key, None)
         return {"user": user}
 

@@ -4,6 +4,7 @@
 # once, by compare-and-set (review.py).
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -65,6 +66,6 @@ class Left:
         if waiting is None:
             return
         if waiting.approved is not None:
-            await self._review.settle(waiting)
+            await self._review.settle(waiting, time.time())
         elif waiting.unlooked and self._look is not None and self._look.ready:
             self._look.at(waiting)

@@ -67,6 +67,8 @@ class Look:
             if before is not None:
                 await asyncio.wait([before])
             async with self._acting:
+                if made in self._rules.gone(waiting.room):
+                    return
                 if isinstance(found, Score):
                     await self._scored(waiting, found.value)
                 else:
@@ -98,11 +100,11 @@ class Look:
             await self._review.mark(waiting)
         elif ruling is Ruling.PASS:
             if waiting.revision and await self._review.claim(waiting, True):
-                await self._review.settle(waiting)
+                await self._review.settle(waiting, now)
         elif await self._review.claim(waiting, False):
             self.removed += 1
             if ruling is Ruling.SHADOW:
                 await self._review.hide(waiting)
             else:
-                await self._review.settle(waiting)
+                await self._review.settle(waiting, now)
                 await self._review.strike(waiting.user, now)

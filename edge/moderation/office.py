@@ -11,6 +11,7 @@ from edge.moderation.alarms import Alarms
 from edge.moderation.desk import Desk
 from edge.moderation.left import Left
 from edge.moderation.look import Look
+from edge.moderation.news import News
 from edge.moderation.retraction import Retraction
 from edge.moderation.review import Review
 from edge.moderation.rules import Ban, Rules
@@ -49,6 +50,9 @@ class Hands(Protocol):
     def banned(self, room: str, ban: Ban) -> None:
         """This ban holds from now on, in the room or EVERYWHERE."""
 
+    def unbanned(self, room: str, user: str) -> None:
+        """A ban of this user's is no more, in the room or EVERYWHERE."""
+
     def retracted(self, room: str, ids: frozenset[str]) -> None:
         """These are not shown any more."""
 
@@ -58,11 +62,12 @@ class Office:
         self, broker: Broker, pipeline: Pipeline, classifier: Classifier | None, hands: Hands, guard: bool
     ) -> None:
         cabinet = Cabinet(broker)
-        self.rules = Rules(broker, pipeline, hands.banned, hands.retracted)
+        self.rules = Rules(broker, pipeline, hands.banned, hands.unbanned, hands.retracted)
         self.trail = Trail(cabinet)
-        self.retraction = Retraction(cabinet, hands.retract, hands.announce)
+        news = News(cabinet, hands.announce, pipeline.applied)
+        self.retraction = Retraction(cabinet, hands.retract, news)
         self.review = Review(cabinet, self.trail, self.retraction, hands.publish, hands.tell)
-        self.desk = Desk(cabinet, self.trail, hands.announce, self.retraction)
+        self.desk = Desk(cabinet, self.trail, news, self.retraction)
         self.alarms = Alarms(broker, pipeline, self.trail, hands.announce, hands.reply, hands.spawn, guard)
         self.classifier = classifier
         self.look = None if classifier is None else Look(classifier, self.review, self.rules, hands.spawn)

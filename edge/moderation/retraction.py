@@ -12,19 +12,23 @@ import msgspec
 from broker.base import CHAT, BrokerError
 from edge.cabinet import Cabinet
 from edge.errors import EdgeError
+from edge.ingest.recent import Recent
 from edge.metrics import Histogram
-from edge.moderation.rules import GONE, PINS, rule_key
+from edge.moderation.news import News
+from edge.moderation.rules import GONE, PINS, gone_key, part_of, rule_key
 
-RETRACTED = 1_000
-"""Comments of a room that are known to be retracted, the last ones: as many as clients remember."""
+PART = 500
+PARTS = 40
+"""Of a room it is known of the last 20,000 comments that they are retracted, in parts of so many: so that one more is
+not one more word in a list that is told to every worker as a whole."""
 TOLD = 400
 """Comments in one word to viewers: it has to fit into a batch, however long their ids are."""
+NEWEST = 4_096
 LOOKED_THROUGH = 8 * 1024 * 1024
 """Bytes of a room's log in which a comment is looked for, the newest."""
 
 Tell = Callable[[str, list[str]], Awaitable[str]]
 """Puts the word that comments are gone on a room's `must` lane."""
-Announce = Callable[[str, dict[str, Any]], Awaitable[str]]
 
 
 class _Author(msgspec.Struct):
@@ -42,6 +46,7 @@ class _Batch(msgspec.Struct):
 
 _batch = msgspec.msgpack.Decoder(_Batch).decode
 _said = msgspec.msgpack.Decoder(_Said).decode
+_ids = msgspec.json.Decoder(list[str]).decode
 
 
 class _Group:
@@ -58,12 +63,13 @@ class _Group:
 
 
 class Retraction:
-    def __init__(self, cabinet: Cabinet, tell: Tell, announce: Announce) -> None:
+    def __init__(self, cabinet: Cabinet, tell: Tell, news: News) -> None:
         self._cabinet = cabinet
         self._tell = tell
-        self._announce = announce
+        self._news = news
         self._next: dict[str, _Group] = {}  # by room: what goes as soon as what is under way has gone
         self._last: dict[str, _Group] = {}
+        self._newest: Recent[str, int] = Recent(NEWEST)  # which part each room has come to, as far as is known
         self.took = Histogram("retraction_seconds", (0.01, 0.03, 0.1, 0.3, 1.0, 3.0))
 
     async def go(self, room: str, ids: Iterable[str]) -> None:
@@ -114,19 +120,41 @@ class Retraction:
 
     async def _go(self, room: str, group: _Group) -> None:
         gone = list(dict.fromkeys(group.ids))
-        await self._cabinet.change(rule_key(GONE, room), lambda before: _with(before, gone))
+        await self._keep(room, gone)
         told = list(dict.fromkeys(group.viewers))
         for start in range(0, len(told), TOLD):
             await self._tell(room, told[start : start + TOLD])
         group.told = time.monotonic()
         pin = await self._cabinet.find(rule_key(PINS, room))
         if pin is not None and msgspec.json.decode(pin.value)["id"] in gone:
-            await self._cabinet.keep(pin.key, None)
-            await self._announce(room, {"pin": None})
+            await self._cabinet.keep(pin.key, None, pin.revision)
+            await self._news.tell(room, PINS)
+
+    async def _keep(self, room: str, ids: list[str]) -> None:
+        """Whoever else does so meanwhile. Where another has come further than is known here, its parts are full."""
+        part = self._newest.get(room)
+        if part is None:
+            part = max((part_of(it.key) for it in await self._cabinet.all(f"{GONE}{room}.")), default=0)
+        left = ids
+
+        def add(before: bytes | None) -> bytes | None:
+            nonlocal left
+            there = [] if before is None else _ids(before)
+            fresh = [id_ for id_ in ids if id_ not in set(there)]
+            more, left = fresh[: PART - len(there)], fresh[PART - len(there) :]
+            return msgspec.json.encode([*there, *more]) if more else before
+
+        while True:
+            await self._cabinet.change(gone_key(room, part), add)
+            self._newest.put(room, part)
+            if not left:
+                return
+            ids, part = left, part + 1
+            if part >= PARTS:
+                await self._cabinet.keep(gone_key(room, part - PARTS), None)
 
     async def is_gone(self, room: str, id_: str) -> bool:
-        kept = await self._cabinet.find(rule_key(GONE, room))
-        return kept is not None and id_ in msgspec.json.decode(kept.value, type=list[str])
+        return any(id_ in _ids(it.value) for it in await self._cabinet.all(f"{GONE}{room}."))
 
     async def comment(self, room: str, id_: str) -> dict[str, Any] | None:
         """As the room's log shows it."""
@@ -155,10 +183,3 @@ class Retraction:
                     _said(raw)
                 found += shown
         return found
-
-
-def _with(before: bytes | None, gone: list[str]) -> bytes | None:
-    known = [] if before is None else msgspec.json.decode(before, type=list[str])
-    there = set(known)
-    fresh = [id_ for id_ in gone if id_ not in there]
-    return msgspec.json.encode([*known, *fresh][-RETRACTED:]) if fresh else before

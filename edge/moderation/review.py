@@ -2,8 +2,8 @@
 # A moderator's decisions are kept as examples that a classifier can learn from, and count against who wrote what was
 # removed. It owns the count of what waits, by watching. It must never tell an author that a comment waits before it is
 # kept, nor do what two have decided, each otherwise: what is in the queue is claimed there before anything is done.
+import asyncio
 import logging
-import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -24,6 +24,9 @@ PENDING, VERDICTS = "pending.", "verdicts."
 MOST = 10_000
 """Comments of a room that wait: past it the next one is refused, or goes unmarked where it is shown already."""
 MOST_VERDICTS = 10_000
+FULL_S = 30.0
+LOOKS_S = (0.0, 0.1, 0.4)
+"""Before each look for a comment in the log."""
 
 Publish = Callable[[str, wire.Message], Awaitable[str]]
 """Offers a comment; what became of it."""
@@ -34,7 +37,7 @@ Tell = Callable[[str, str, wire.Message], Awaitable[None]]
 class Waiting(msgspec.Struct, omit_defaults=True):
     """A comment that is, or may come, into the queue, at `revision`; 0 where it is not there. `reasons` are for
     moderators alone. With `shown`, everybody has it already. One that is `unlooked` the classifier is to look at.
-    `approved` is what has been decided, where that is not done yet."""
+    `approved` is what has been decided, where that is not done yet, and `by` whom; the classifier has no name."""
 
     room: str
     user: str
@@ -44,6 +47,7 @@ class Waiting(msgspec.Struct, omit_defaults=True):
     score: float | None = None
     unlooked: bool = False
     approved: bool | None = None
+    by: str = ""
     revision: int = 0
 
 
@@ -88,20 +92,20 @@ class Review:
                 del self._waiting[room]
 
     async def hold(self, waiting: Waiting) -> str:
-        """Keeps a comment for a moderator; what its author is told. One that is there already, for it was sent again,
-        stays as it is."""
+        """Keeps a comment for a moderator; what its author is told. One that is there already, since it was sent again,
+        stays as it is. Raises what its author is told where there is no room for it, or no broker."""
         key = _key(waiting)
         there = self._waiting.get(waiting.room, ())
         if key in there:
             return "pending"
         if len(there) >= MOST:
-            return "rejected"
+            raise EdgeError("overloaded", "too many comments wait for a moderator of this room", retry_after=FULL_S)
         try:
             waiting.revision = await self._cabinet.broker.keep(key, _encoded(waiting), 0)
         except Unsettled:
             return "unknown"
         except (BrokerError, ValueError):
-            return "rejected"
+            raise EdgeError("unavailable", retry_after=1) from None
         return "pending"
 
     async def mark(self, waiting: Waiting) -> None:
@@ -109,12 +113,17 @@ class Review:
         somebody has decided meanwhile stays."""
         if waiting.revision:
             waiting.revision = await self._cabinet.keep(_key(waiting), _encoded(waiting), waiting.revision)
-        elif await self.hold(waiting) != "pending":
-            self.unmarked += 1
+            return
+        try:
+            if await self.hold(waiting) == "pending":
+                return
+        except EdgeError as error:
+            log.debug("comment %s is not marked: %s", waiting.comment["id"], error)
+        self.unmarked += 1
 
-    async def claim(self, waiting: Waiting, approve: bool) -> bool:
+    async def claim(self, waiting: Waiting, approve: bool, by: str = "") -> bool:
         """Decides about it; False where somebody else has, or is at it."""
-        waiting.approved = approve
+        waiting.approved, waiting.by = approve, by
         if waiting.revision:
             waiting.revision = await self._cabinet.keep(_key(waiting), _encoded(waiting), waiting.revision)
             return waiting.revision > 0
@@ -130,25 +139,24 @@ class Review:
         return {"waiting": len(found), "comments": [_told(it) for it in found[:limit]]}
 
     async def decide(self, who: Identity, room: str, id_: str, approve: bool, now: float) -> wire.Message:
-        waiting = await self.find(_place(room, id_)) if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", id_) else None
+        waiting = await self.find(_place(room, id_))
         if waiting is None:
             raise EdgeError("not_found", "this comment does not wait")
         if waiting.approved is None:
-            if not await self.claim(waiting, approve):
+            if not await self.claim(waiting, approve, who.user):
                 raise EdgeError("stale")
-        elif waiting.approved is not approve:
+        elif waiting.approved is not approve or waiting.by != who.user:
             raise EdgeError("stale", "somebody else has decided about this comment")
-        await self._trail.note(who, room, now, "approve" if approve else "reject", {"id": id_, "user": waiting.user})
-        status = await self.settle(waiting)
-        try:
-            await self._record(who, waiting, now, approve)
-        except EdgeError as error:  # it is done all the same
-            log.warning("a verdict on comment %s in room %s is not kept as an example: %s", id_, room, error)
-        return {"id": id_, "status": status}
+        return {"id": id_, "status": await self.settle(waiting, now)}
 
-    async def settle(self, waiting: Waiting) -> str:
-        """What has been decided is done, whoever has decided it, and its author told; the status."""
-        room, id_, approve = waiting.room, waiting.comment["id"], waiting.approved
+    async def settle(self, waiting: Waiting, now: float) -> str:
+        """What has been decided is noted and done, and its author told; the status. Where something on the way fails
+        it can be done once more."""
+        room, id_, approve = waiting.room, waiting.comment["id"], bool(waiting.approved)
+        if waiting.by:
+            about = {"id": id_, "user": waiting.user}
+            await self._trail.note(waiting.by, room, now, "approve" if approve else "reject", about)
+            await self._record(waiting.by, waiting, now, approve)
         status, error = "published", None
         if approve and not waiting.shown:
             await self._offer(waiting)
@@ -175,6 +183,13 @@ class Review:
         if await self._publish(waiting.room, waiting.comment) != "published":
             raise EdgeError("unavailable", "it could not be published just now", retry_after=1)
 
+    async def drop(self, room: str, user: str, now: float) -> None:
+        """Nothing of this user's waits any more."""
+        for kept in await self._cabinet.all(f"{PENDING}{room}."):
+            waiting = _read(kept)
+            if waiting.user == user and waiting.approved is None and await self.claim(waiting, False):
+                await self.settle(waiting, now)
+
     async def hide(self, waiting: Waiting) -> None:
         """Its author is to believe that it is shown, and may send it again. From those who have it already it goes, its
         author among them."""
@@ -194,25 +209,46 @@ class Review:
             waiting.revision = 0
 
     async def delete(self, who: Identity, room: str, id_: str, now: float) -> wire.Message:
-        """By a moderator of the room, or by its author, as far as the log still shows who that was."""
-        comment = await self._retraction.comment(room, id_)
-        own = comment is not None and comment["u"]["id"] == who.user
-        if "moderate" not in who.scopes and not own:
+        """By a moderator of the room, or by its author, as far as the log still shows who that was, or the queue."""
+        moderates = "moderate" in who.scopes
+        waiting = await self.find(_place(room, id_))
+        it = waiting or await self._said(room, id_, LOOKS_S[:1] if moderates else LOOKS_S)
+        own = it is not None and it.user == who.user
+        if not moderates and not own:
             raise EdgeError("forbidden", "this is not a comment of yours that can still be deleted")
-        await self._trail.note(who, room, now, "delete", {"id": id_})
+        if waiting is not None and not await self.claim(waiting, False):
+            raise EdgeError("stale")
+        await self._trail.note(who.user, room, now, "delete", {"id": id_})
         await self._retraction.go(room, [id_])
-        if comment is not None and not own:
-            await self._record(who, Waiting(room, comment["u"]["id"], (), comment), now, False)
+        if it is not None and not own:
+            await self._record(who.user, it, now, False)
+        if waiting is not None:
+            await self._tell(room, waiting.user, wire.ack(None, id_, "rejected", EdgeError("moderated")))
+            await self._unkeep(waiting)
         return {"id": id_}
+
+    async def _said(self, room: str, id_: str, looks_s: tuple[float, ...]) -> Waiting | None:
+        """What the log shows of it: it may be on its way there still."""
+        for look_s in looks_s:
+            await asyncio.sleep(look_s)
+            comment = await self._retraction.comment(room, id_)
+            if comment is not None:
+                return Waiting(room, comment["u"]["id"], (), comment)
+        return None
 
     async def verdicts(self, room: str) -> bytes:
         """What moderators have decided here: NDJSON, the oldest first."""
         return b"".join(it.value + b"\n" for it in await self._cabinet.lines(f"{VERDICTS}{room}."))
 
-    async def _record(self, who: Identity, it: Waiting, now: float, good: bool) -> None:
-        line = {"ts": int(now * 1000), "room": it.room, "id": it.comment["id"], "user": it.user, "x": it.comment["x"]}
-        line |= {"label": "good" if good else "bad", "by": who.user, "reasons": it.reasons, "score": it.score}
-        await self._cabinet.add(f"{VERDICTS}{it.room}.", now, line, MOST_VERDICTS)
+    async def _record(self, by: str, it: Waiting, now: float, good: bool) -> None:
+        """Once for each comment, however often that is decided: the last counts."""
+        label, name = "good" if good else "bad", it.comment["id"]
+        before = await self._cabinet.find(f"{VERDICTS}{it.room}.{name}")
+        if before is not None and msgspec.json.decode(before.value)["label"] == label:
+            return
+        line = {"ts": int(now * 1000), "room": it.room, "id": name, "user": it.user, "x": it.comment["x"]}
+        line |= {"label": label, "by": by, "reasons": it.reasons, "score": it.score}
+        await self._cabinet.add(f"{VERDICTS}{it.room}.", name, line, MOST_VERDICTS)
         if not good:
             await self.strike(it.user, now)
 

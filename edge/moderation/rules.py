@@ -2,7 +2,7 @@
 # is kept by the broker, and watched: a change holds on all boxes within a second. It owns this worker's copy. It must
 # never let a bad value from there stop a worker: such a one is told, and what held before goes on.
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from math import inf
 from typing import Any
 
@@ -66,6 +66,14 @@ def rule_key(prefix: str, room: str) -> str:
     return f"{prefix}{room}.set"
 
 
+def gone_key(room: str, part: int) -> str:
+    return f"{GONE}{room}.{part}"
+
+
+def part_of(key: str) -> int:
+    return int(key.rpartition(".")[2])
+
+
 def ban_key(room: str, user: str) -> str:
     return f"{BANS}{room}.{hashed(user)}"
 
@@ -90,21 +98,24 @@ def ended(ban: bytes, now: float) -> bool:
 
 
 class Rules:
-    """`banned` is called with a room (or EVERYWHERE) and a ban that holds from now on, `retracted` with comments that
-    are to be shown no more. Times are unix seconds."""
+    """`banned` is called with a room (or EVERYWHERE) and a ban that holds from now on, `unbanned` with a user of whom
+    one is no more, `retracted` with comments that are to be shown no more. Times are unix seconds."""
 
     def __init__(
         self,
         broker: Broker,
         pipeline: Pipeline,
         banned: Callable[[str, Ban], None],
+        unbanned: Callable[[str, str], None],
         retracted: Callable[[str, frozenset[str]], None],
     ) -> None:
         self._broker = broker
         self._pipeline = pipeline
         self._banned = banned
+        self._unbanned = unbanned
         self._retracted = retracted
-        self._gone: dict[str, frozenset[str]] = {}  # by room: the last comments that were retracted
+        self._gone: dict[str, dict[str, frozenset[str]]] = {}  # by room and key: comments that were retracted
+        self._all_gone: dict[str, set[str]] = {}  # the same, by room alone
         self._rooms: dict[str, RoomRules] = {}
         self._bans: dict[tuple[str, str], Ban] = {}  # by room and user
         self._banned_by: dict[str, tuple[str, str]] = {}  # the same, by the key that each is kept under
@@ -118,8 +129,8 @@ class Rules:
             for kept in await self._broker.watch(prefix, self._changed):
                 self._changed(kept)
 
-    def gone(self, room: str) -> frozenset[str]:
-        return self._gone.get(room, NOTHING)
+    def gone(self, room: str) -> Set[str]:
+        return self._all_gone.get(room, NOTHING)
 
     def mode(self, room: str) -> Mode:
         return self._pipeline.mode(room)
@@ -151,7 +162,7 @@ class Rules:
             if kind + "." == BANS:
                 self._ban(change.key, value)
             elif kind + "." == GONE:
-                self._go(rest.partition(".")[0], value)
+                self._go(rest.partition(".")[0], change.key, value)
             elif kind + "." == PINS:
                 self._pin(rest.partition(".")[0], value)
             elif kind + "." == STRIKES:
@@ -165,6 +176,7 @@ class Rules:
         if value is None:
             if (at := self._banned_by.pop(key, None)) is not None:
                 self._bans.pop(at, None)
+                self._unbanned(*at)
             return
         ban, room = msgspec.json.decode(value, type=Ban), key.split(".")[1]
         at = self._banned_by[key] = room, ban.user
@@ -172,14 +184,19 @@ class Rules:
             self._bans[at] = ban
             self._banned(room, ban)
 
-    def _go(self, room: str, value: bytes | None) -> None:
-        if value is None:
-            self._gone.pop(room, None)
-            return
-        ids = frozenset(msgspec.json.decode(value, type=list[str]))
+    def _go(self, room: str, key: str, value: bytes | None) -> None:
+        parts = self._gone.setdefault(room, {})
+        before = parts.get(key, NOTHING)
+        parts[key] = ids = NOTHING if value is None else frozenset(msgspec.json.decode(value, type=list[str]))
+        if not ids:
+            del parts[key]
+        if before - ids:
+            self._all_gone[room] = set().union(*parts.values())
+        if not parts:
+            del self._gone[room], self._all_gone[room]
         fresh = ids - self.gone(room)
-        self._gone[room] = ids
         if fresh:
+            self._all_gone.setdefault(room, set()).update(fresh)
             self._retracted(room, fresh)
 
     def _pin(self, room: str, value: bytes | None) -> None:

@@ -168,6 +168,15 @@ class OwnedShard:
         room.silent |= dict.fromkeys(users, now + SILENT_S)
         room.window.retract(room.window.said(lambda comment: author_of(comment) in users))
 
+    def unsilence(self, name: str | None, user: str) -> None:
+        """In this room, or in all."""
+        for room in self.rooms.values() if name is None else filter(None, [self.rooms.get(name)]):
+            room.silent.pop(user, None)
+
+    def names(self) -> list[str]:
+        """Of the rooms in which something has been said, as far as is known."""
+        return [*self.rooms, *self._standing]
+
     def low(self) -> int:
         """The offers up to this one are covered by batches that are stored."""
         lows = [low[0] - 1 for room in self.rooms.values() if (low := room.window.low) is not None]

@@ -18,9 +18,10 @@ from edge.errors import EdgeError
 from edge.ingest.pipeline import Pipeline
 from edge.ingest.verdict import PUBLISH
 from edge.moderation.desk import Desk
+from edge.moderation.news import News
 from edge.moderation.retraction import Retraction
 from edge.moderation.review import Review, Waiting
-from edge.moderation.rules import Rules
+from edge.moderation.rules import Rules, part_of
 from edge.moderation.trail import Trail
 
 MO = Identity("mo", "Mo", frozenset({"moderate"}))
@@ -65,10 +66,20 @@ class Parts:
         self.status = "published"
         cabinet = self.cabinet = Cabinet(broker)
         self.trail = Trail(cabinet)
-        self.rules = Rules(broker, Pipeline(), lambda _room, _ban: None, lambda _room, _ids: None)
-        self.retraction = Retraction(cabinet, self._retract, self._announce)
+        pipeline = Pipeline()
+        self.rules = Rules(
+            broker,
+            pipeline,
+            lambda _room, _ban: None,
+            lambda *at: self.unbanned.append(at),
+            lambda _room, _ids: None,
+        )
+        self.pipeline = pipeline
+        self.unbanned: list[tuple[str, str]] = []
+        self.news = News(cabinet, self._announce, pipeline.applied)
+        self.retraction = Retraction(cabinet, self._retract, self.news)
         self.review = Review(cabinet, self.trail, self.retraction, self._publish, self._tell)
-        self.desk = Desk(cabinet, self.trail, self._announce, self.retraction)
+        self.desk = Desk(cabinet, self.trail, self.news, self.retraction)
 
     def spawn(self, work: Any) -> asyncio.Task[Any]:
         self.tasks.append(asyncio.get_running_loop().create_task(work))
@@ -105,8 +116,9 @@ class Parts:
         return [it["comment"]["id"] for it in (await self.review.queue(room, 100))["comments"]]
 
     async def gone(self, room: str = "r") -> list[str]:
-        kept = await self.cabinet.find(f"gone.{room}.set")
-        return [] if kept is None else msgspec.json.decode(kept.value, type=list[str])
+        """In the order in which they went."""
+        parts = sorted(await self.broker.kept(f"gone.{room}."), key=lambda it: part_of(it.key))
+        return [id_ for it in parts for id_ in msgspec.json.decode(it.value, type=list[str])]
 
     async def lines(self, room: str = "r") -> list[str]:
         return [line["what"] for line in (await self.trail.lines(room, 500))["audit"]]

@@ -210,10 +210,10 @@ async def test_a_mistake_of_a_part_leaves_nobody_behind_it_waiting(monkeypatch: 
         found, judge = looking(it)
         settled = it.review.settle
 
-        async def settle(waiting: Waiting) -> str:
+        async def settle(waiting: Waiting, now: float) -> str:
             if waiting.comment["id"] == "a1":
                 raise KeyError("a mistake")
-            return await settled(waiting)
+            return await settled(waiting, now)
 
         monkeypatch.setattr(it.review, "settle", settle)
         judge.now = Score(0.0)

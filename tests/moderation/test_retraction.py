@@ -6,7 +6,8 @@ import pytest
 
 from broker.base import BATCH_BYTES, Unavailable
 from edge.errors import EdgeError
-from edge.moderation.retraction import RETRACTED
+from edge.moderation import retraction
+from edge.moderation.retraction import PART, Retraction
 from tests.moderation.parts import MO, NOW, Shaky, json, parts
 
 
@@ -58,14 +59,38 @@ async def test_one_that_is_cancelled_holds_nobody_up() -> None:
 
 async def test_what_is_told_fits_into_batches_and_the_last_are_known() -> None:
     async with parts() as it:
-        ids = [f"{number:064}" for number in range(2 * RETRACTED + 7)]
+        ids = [f"{number:064}" for number in range(3 * PART + 7)]
         await it.retraction.go("r", ids)
-        assert await it.gone() == ids[-RETRACTED:]
+        assert await it.gone() == ids
+        assert it.rules.gone("r") == set(ids)
         assert [id_ for message in it.retracted for id_ in message] == ids
         assert max(sum(map(len, message)) + 4 * len(message) for message in it.retracted) < BATCH_BYTES / 2
         before = len(it.retracted)
         await it.retraction.go("r", [])
         assert len(it.retracted) == before
+
+
+async def test_the_last_of_very_many_are_known_whoever_has_retracted_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retraction, "PART", 10)
+    monkeypatch.setattr(retraction, "PARTS", 4)
+    async with parts() as it:
+        other = Retraction(it.cabinet, it._retract, it.news)  # at another worker, which has not come as far
+        ids = []
+        for number in range(30):
+            ids += [f"c{number}", f"d{number}", f"e{number}"]
+            await it.retraction.go("r", ids[-3:-1])
+            await other.go("r", ids[-1:])
+            await other.go("r", ids[-3:])
+        gone = await it.gone()
+        assert set(ids[-25:]) <= set(gone) <= set(ids[-40:])
+        assert len(gone) <= 40
+        assert it.rules.gone("r") == set(gone)
+        assert await it.retraction.is_gone("r", ids[-1])
+        assert not await it.retraction.is_gone("r", ids[0])
+        for kept in await it.broker.kept("gone."):
+            await it.broker.keep(kept.key, None, None)
+        assert not it.rules.gone("r")
+        assert not it.rules._gone
 
 
 async def test_it_is_kept_before_it_is_told_and_told_again_where_that_failed() -> None:

@@ -1,19 +1,30 @@
 """The queue: what waits, what is decided, and what is left as it was where that does not go well."""
 
 import asyncio
+from typing import Any
 
+import msgspec
 import pytest
 
 from broker.base import Full, Unavailable, Unsettled
 from edge.errors import EdgeError
 from edge.moderation import review
-from tests.moderation.parts import MO, NOW, Shaky, held, parts
+from edge.moderation.review import Waiting
+from tests.moderation.parts import MO, NOW, Parts, Shaky, held, parts
+
+
+async def told(it: Parts, waiting: Waiting | str) -> str:
+    """What its author is."""
+    try:
+        return await it.review.hold(held(waiting) if isinstance(waiting, str) else waiting)
+    except EdgeError as error:
+        return error.name
 
 
 async def test_a_full_queue_refuses_and_only_in_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(review, "MOST", 3)
     async with parts() as it:
-        assert [await it.review.hold(held(f"c{number}")) for number in range(5)] == ["pending"] * 3 + ["rejected"] * 2
+        assert [await told(it, f"c{number}") for number in range(5)] == ["pending"] * 3 + ["overloaded"] * 2
         assert await it.review.hold(held("c9", room="r2")) == "pending"
         shown = held("c7", shown=True)
         await it.review.mark(shown)
@@ -32,7 +43,7 @@ async def test_what_waits_there_already_is_held_once_also_where_the_queue_is_ful
         for id_ in ("c1", "c2", "c1", "c2"):
             assert await it.review.hold(held(id_)) == "pending"
         assert await it.waiting() == ["c1", "c2"]
-        assert await it.review.hold(held("c3")) == "rejected"
+        assert await told(it, "c3") == "overloaded"
 
 
 @pytest.mark.parametrize(
@@ -40,9 +51,9 @@ async def test_what_waits_there_already_is_held_once_also_where_the_queue_is_ful
     [
         (Unsettled("?"), False, "unknown"),
         (Unsettled("?"), True, "unknown"),
-        (Unavailable("no way"), False, "rejected"),
-        (Full("full"), False, "rejected"),
-        (ValueError("value"), False, "rejected"),
+        (Unavailable("no way"), False, "unavailable"),
+        (Full("full"), False, "unavailable"),
+        (ValueError("value"), False, "unavailable"),
     ],
 )
 async def test_an_author_is_told_what_is_certain(error: Exception, done: bool, status: str) -> None:
@@ -50,7 +61,7 @@ async def test_an_author_is_told_what_is_certain(error: Exception, done: bool, s
     async with parts(broker) as it:
         broker.failing["pending."], broker.done = error, done
         waiting = held("c1")
-        assert await it.review.hold(waiting) == status
+        assert await told(it, waiting) == status
         assert not waiting.revision
         broker.failing.clear()
         assert await it.waiting() == (["c1"] if done else [])
@@ -108,7 +119,7 @@ async def test_what_could_not_be_published_waits_on(status: str) -> None:
         with pytest.raises(EdgeError, match="unavailable"):
             await it.review.decide(MO, "r", "c1", True, NOW)
         assert await it.waiting() == ["c1"]
-        assert not [*it.told, *await it.cabinet.lines("verdicts.r.")]
+        assert not it.told
         assert await it.lines() == ["approve"], "what is done by hand is noted before"
         it.status = "published"
         it.failing.clear()
@@ -157,7 +168,7 @@ async def test_its_author_may_delete_what_the_log_shows_and_nobody_elses() -> No
     async with parts() as it:
         await it.shown(("c1", "ann"), ("c2", "mo"))
         ann = type(MO)("ann", "Ann", frozenset({"comment"}))
-        for id_ in ("c2", "c3"):
+        for id_ in ("c2", "c3", "..", "c1.x"):
             with pytest.raises(EdgeError, match="forbidden"):
                 await it.review.delete(ann, "r", id_, NOW)
         with pytest.raises(EdgeError, match="forbidden"):
@@ -168,6 +179,88 @@ async def test_its_author_may_delete_what_the_log_shows_and_nobody_elses() -> No
         await it.review.delete(MO, "r", "c2", NOW)
         assert await it.gone() == ["c1", "c2"]
         assert await it.lines() == ["delete", "delete"]
+
+
+async def test_its_author_may_delete_what_is_on_its_way_to_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(review, "LOOKS_S", (0.0, 0.0, 0.0))
+    async with parts() as it:
+        ann = type(MO)("ann", "Ann", frozenset({"comment"}))
+        looks = 0
+        comment = it.retraction.comment
+
+        async def late(room: str, id_: str) -> Any:
+            nonlocal looks
+            looks += 1
+            if looks == 3:
+                await it.shown(("c1", "ann"))
+            return await comment(room, id_)
+
+        monkeypatch.setattr(it.retraction, "comment", late)
+        await it.review.delete(ann, "r", "c1", NOW)
+        assert await it.gone() == ["c1"]
+
+
+@pytest.mark.parametrize("who", ["ann", "mo", "bob"])
+async def test_what_waits_is_deleted_as_well(who: str) -> None:
+    async with parts() as it:
+        await it.review.hold(held("c1"))
+        somebody = MO if who == "mo" else type(MO)(who, who, frozenset({"comment"}))
+        if who == "bob":
+            with pytest.raises(EdgeError, match="forbidden"):
+                await it.review.delete(somebody, "r", "c1", NOW)
+            assert await it.waiting() == ["c1"]
+            return
+        await it.review.delete(somebody, "r", "c1", NOW)
+        assert not await it.waiting()
+        assert await it.gone() == ["c1"]
+        assert [ack["status"] for ack in it.told] == ["rejected"]
+        assert it.rules.strikes("ann", NOW) == (1 if who == "mo" else 0)
+        with pytest.raises(EdgeError, match="not_found"):
+            await it.review.decide(MO, "r", "c1", True, NOW)
+
+
+async def test_nothing_of_who_is_banned_waits() -> None:
+    async with parts() as it:
+        await it.review.hold(held("c1", "bad"))
+        await it.review.hold(held("c2", "bad", shown=True))
+        await it.review.hold(held("c3"))
+        await it.review.drop("r", "bad", NOW)
+        assert await it.waiting() == ["c3"]
+        assert it.retracted == [["c2"]]
+        assert {ack["status"] for ack in it.told} == {"rejected"}
+        assert not await it.lines(), "the ban is there"
+
+
+async def test_however_often_a_comment_is_removed_it_counts_once() -> None:
+    async with parts() as it:
+        await it.shown(("c1", "bad"), ("c2", "bad"))
+        await it.review.hold(held("c1", "bad", shown=True))
+        for _ in range(3):
+            await it.review.delete(MO, "r", "c1", NOW)
+        with pytest.raises(EdgeError, match="not_found"):
+            await it.review.decide(MO, "r", "c1", False, NOW)
+        assert it.rules.strikes("bad", NOW) == 1
+        assert (await it.review.verdicts("r")).count(b"\n") == 1
+        await it.review.hold(held("c2", "bad", shown=True))
+        await it.review.decide(MO, "r", "c2", True, NOW)
+        await it.review.delete(MO, "r", "c2", NOW)
+        assert it.rules.strikes("bad", NOW) == 2
+        labels = [msgspec.json.decode(line)["label"] for line in (await it.review.verdicts("r")).splitlines()]
+        assert labels == ["bad", "bad"], "the last verdict counts"
+
+
+async def test_what_one_has_decided_another_does_not_decide_again() -> None:
+    async with parts() as it:
+        await it.review.hold(held("c1"))
+        it.failing.add("publish")
+        with pytest.raises(EdgeError, match="unavailable"):
+            await it.review.decide(MO, "r", "c1", True, NOW)
+        it.failing.clear()
+        with pytest.raises(EdgeError, match="stale"):
+            await it.review.decide(type(MO)("mia", "Mia", MO.scopes), "r", "c1", True, NOW)
+        await it.review.decide(MO, "r", "c1", True, NOW)
+        assert it.published == ["c1"]
+        assert [line["by"] for line in map(msgspec.json.decode, (await it.review.verdicts("r")).splitlines())] == ["mo"]
 
 
 async def test_a_ban_is_in_the_trail_whatever_becomes_of_the_rest() -> None:

@@ -76,6 +76,7 @@ class Viewer(asyncio.Protocol):
     def __init__(self, server: FakeServer) -> None:
         self.server = server
         self.received = b""
+        self.asking = False
         self.lost = False
         self.upgraded = False
 
@@ -89,6 +90,10 @@ class Viewer(asyncio.Protocol):
         self.received += data
         while not self.upgraded and b"\r\n\r\n" in self.received:
             head, self.received = self.received.split(b"\r\n\r\n", 1)
+            if not self.asking:
+                self.asking = True
+                self.server.asking += 1
+                self.server.most_asking = max(self.server.most_asking, self.server.asking)
             self.server.heads.append(head.decode())
             answer = self.server.script(head.decode())
             self.upgraded = answer.startswith((UPGRADED, STREAM))
@@ -98,6 +103,7 @@ class Viewer(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
+        self.server.asking -= self.asking
 
 
 class FakeServer:
@@ -107,6 +113,7 @@ class FakeServer:
         self.script: Callable[[str], bytes] = script if callable(script) else lambda head: script
         self.viewers: list[Viewer] = []
         self.heads: list[str] = []
+        self.asking = self.most_asking = 0  # connections at a time that have asked for something and are there still
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
 

@@ -94,7 +94,8 @@ async def test_a_reading_is_shared_by_all_who_ask_meanwhile() -> None:
         await until_async(lambda: broker.reads == 1)
         await say(broker, "c2")  # behind the reading that is under way
         others = [asyncio.ensure_future(it.look("c2", "ann")) for _ in range(100)]
-        await asyncio.sleep(0.02)
+        room = it.known._rooms.get("r")
+        await until_async(lambda: it.known._waiting == 101 and room is not None and room.next is not None)
         broker.let.set()
         assert await first == ()
         assert await asyncio.gather(*others) == [("u1",)] * 100
@@ -200,7 +201,7 @@ async def test_others_are_asked_and_those_who_do_not_answer_are_not_waited_for()
     await store.state.close()
 
 
-async def test_answers_that_come_late_or_to_nobody_or_are_none() -> None:
+async def test_answers_that_come_late_or_to_nobody_or_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store()
     one, two = Slow(store), Slow(store)
     asks: list[Any] = []
@@ -214,6 +215,7 @@ async def test_answers_that_come_late_or_to_nobody_or_are_none() -> None:
                 await two.emit(f"{ANSWER}.{whom}", message)
         assert it.known.find("r", None, ["zoe"]) is None
         asks.clear()
+        monkeypatch.setattr(known, "ANSWER_S", 10.0)
         look = asyncio.ensure_future(it.look(None, "zoe", "ann"))
         await until_async(lambda: asks)
         for name, user in (("zoe", "u1"), ("ann", "u2")):  # from two others

@@ -331,8 +331,11 @@ async def test_what_is_full_waits_and_goes_on() -> None:
     store = Store()
     broker = Frail(store)
     full = [True]
+    tried = 0
 
     def fate(_: Frail, real: Callable[[], Outcome]) -> Outcome:
+        nonlocal tried
+        tried += 1
         if full[0]:
             raise Full("no place")
         return real()
@@ -341,7 +344,7 @@ async def test_what_is_full_waits_and_goes_on() -> None:
     async with owner(broker):
         kind = await broker.offer(broker.shard_of(ROOM), [item("a")])
         assert kind is Kind.STORED
-        await asyncio.sleep(0.1)
+        await until_async(lambda: tried >= 2)
         assert shown(store) == []
         full[0] = False
         await until_async(lambda: shown(store) == ["a"])

@@ -15,6 +15,7 @@ from edge.cabinet import Cabinet
 from edge.errors import EdgeError
 from edge.paid import SURE_S, Paid
 from tests.moderation.parts import Shaky
+from tests.server import until_async
 
 TILL = Identity("till", "Till", frozenset({"paid"}))
 
@@ -172,7 +173,8 @@ async def test_two_at_once_with_one_key(same: bool, monkeypatch: pytest.MonkeyPa
     async with till(monkeypatch) as it:
         it.let.clear()
         posts = [asyncio.ensure_future(it.pay(body() if same else body(f"text {n}"))) for n in range(6)]
-        await asyncio.sleep(0.05)
+        await until_async(lambda: len(it.said) + sum(post.done() for post in posts) == 6)
+        assert len(it.said) == (6 if same else 1)
         it.let.set()
         found = await asyncio.gather(*posts, return_exceptions=True)
         acks = [ack for ack in found if isinstance(ack, dict)]

@@ -523,7 +523,7 @@ async def test_a_fetch_that_hangs_holds_up_nobody(
     ours = start()
     await until_async(lambda: lister.settled == 1)
     monkeypatch.setattr(jwks, "AGAIN_S", 0.0)
-    monkeypatch.setattr(jwks, "FETCH_S", 0.3)
+    monkeypatch.setattr(jwks, "FETCH_S", 1.0)
     lister.body = None
     with pytest.raises(KeyComing):
         ours.verify(signed("RS256", "two"), NOW)
@@ -539,9 +539,11 @@ async def test_a_fetch_that_hangs_holds_up_nobody(
 
 @pytest.mark.parametrize("body", [500, 302, 404, b"", b"{}", listed(), b" " * (jwks.BODY_BYTES + 1)])
 async def test_a_list_that_cannot_be_had_leaves_the_old_keys_for_a_while(
-    body: bytes | int, lister: Lister, start: Start
+    body: bytes | int, lister: Lister, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours = start(every_s=0.05, keep_s=1.0)
+    later_s, forget = 3000.0, jwks.Jwks._forget
+    monkeypatch.setattr(jwks.Jwks, "_forget", lambda it, now: forget(it, now + later_s))
+    ours = start(every_s=0.05, keep_s=3600)
     await until_async(lambda: lister.settled)
     token = signed("RS256", "one")
     assert ours.verify(token, NOW).user == "ann"
@@ -555,6 +557,7 @@ async def test_a_list_that_cannot_be_had_leaves_the_old_keys_for_a_while(
         except EdgeError as error:
             return error.name == "unavailable"
 
+    later_s = 3600.0
     await until_async(refused)
     lister.body = listed(jwk("RS256", kid="one"))
     await until_async(lambda: not refused())

@@ -260,8 +260,8 @@ FAULTS: list[tuple[str, str, Respond]] = [
 
 @pytest.mark.parametrize("name, respond", [pytest.param(*row[1:], id=row[0]) for row in FAULTS])
 async def test_a_fault_is_counted_by_its_name_and_the_next_comment_is_served(name: str, respond: Respond) -> None:
-    timeout_s = 0.3 if name == "timeout" else SLOW_S
-    async with both(respond, timeout_s=timeout_s) as (service, asker):
+    timeout_s = 1.0 if name == "timeout" else SLOW_S
+    async with both(respond, timeout_s=timeout_s, linger_s=0.0) as (service, asker):
         began = time.monotonic()
         (answer,) = await ask(asker, 1)
         took_s = time.monotonic() - began
@@ -269,7 +269,7 @@ async def test_a_fault_is_counted_by_its_name_and_the_next_comment_is_served(nam
         assert answer.why == ("late" if name == "timeout" else "failed")
         assert answer.publish
         assert took_s < SLOW_S
-        assert took_s >= 0.25 or name != "timeout"
+        assert took_s >= 0.95 or name != "timeout"
         figures = balanced(asker)
         assert {it: figures[f"failed_{it}"] for it in FAILURES} == dict.fromkeys(FAILURES, 0) | {name: 1}
         assert len(service.asked) == 1  # it was not tried again
@@ -295,23 +295,22 @@ async def test_nobody_listens() -> None:
 
 
 async def test_nobody_waits_longer_than_the_time_limit_however_many_ask() -> None:
-    async with both(never, timeout_s=1.0, at_once=2, batch=4, breaker=Breaker(row=1000, window=1000)) as (_, asker):
+    async with both(never, timeout_s=2.0, at_once=2, batch=4, breaker=Breaker(row=1000, window=1000)) as (_, asker):
         took: list[float] = []
+        whys: list[str] = []  # as they come
 
-        async def timed(number: int) -> Score | Down:
+        async def timed(number: int) -> None:
             began = time.monotonic()
             answer = await asker.classify(comment(number))
             took.append(time.monotonic() - began)
-            return answer
+            assert isinstance(answer, Down)
+            whys.append(answer.why)
 
-        answers = await asyncio.gather(*(timed(number) for number in range(100)))
-        whys = [answer.why for answer in answers if isinstance(answer, Down)]
-        assert len(whys) == 100
+        await asyncio.gather(*(timed(number) for number in range(100)))
         # 8 are sent at once; the others have left the queue at half time, before those end.
-        assert whys.count("late") == 8
-        assert whys.count("waited") == 92
-        assert sorted(took)[91] < 0.9  # half a second, and what a busy machine adds
-        assert 0.9 < max(took) < 1.8
+        assert whys == ["waited"] * 92 + ["late"] * 8
+        assert min(took) >= 0.95
+        assert 1.9 < max(took) < 3.8
         balanced(asker)
 
 
@@ -465,11 +464,12 @@ def test_it_keeps_its_times_on_the_loop_of_the_workers() -> None:
             asker._pump = counted  # type: ignore[method-assign]
             began = time.monotonic()
             answers = await ask(asker, 30)
-            assert 0.19 <= time.monotonic() - began < 1.0
+            assert 0.19 <= time.monotonic() - began < 2.0
             assert {answer.why for answer in answers if isinstance(answer, Down)} == {"late", "waited"}
-            assert len(service.asked) == 2
+            assert asker.figures()["classifier_requests"] == 2
             assert pumped < 20
             service.respond = well
+            asker._timeout_s = SLOW_S
             assert await ask(asker, 1) == [Score(0.25)]  # by the timer: it makes no full batch
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -580,7 +580,7 @@ async def test_whatever_the_service_does_each_comment_is_answered_once_and_in_ti
         await asyncio.gather(*asking)
         figures = balanced(asker)
         assert len(took) == figures["asked"] == 1500
-        assert max(took) < 0.2 + 1.0  # a busy machine may be late; a comment that is forgotten never comes
+        assert max(took) < 0.2 + 3.0  # a busy machine may be late; a comment that is forgotten never comes
         assert service.most_asked <= 3 + figures["failed_timeout"]  # one that was given up may not know it yet
         sent = [it["id"] for asked in service.asked for it in asked.comments]
         assert len(sent) == len(set(sent))

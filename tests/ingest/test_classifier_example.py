@@ -154,7 +154,8 @@ def test_without_a_key_the_service_does_not_listen_beyond_the_machine() -> None:
 
 
 class Stream:
-    """Comments at a steady rate, whatever becomes of them, and how long each took."""
+    """Comments at a steady rate, whatever becomes of them, and how long each took; and for how long at most this
+    process was not at it."""
 
     def __init__(self, asker: Classifier, per_s: int) -> None:
         self._asker = asker
@@ -163,19 +164,21 @@ class Stream:
         self._asking: set[asyncio.Task[None]] = set()
         self._ending = False
         self.sent = 0
+        self.gap_s = 0.0
 
     async def run(self, seconds: float = PATIENCE_S * 3) -> None:
-        began = time.monotonic()
-        while not self._ending and (passed := time.monotonic() - began) < seconds:
-            while self.sent < passed * self._per_s:
+        began = before = time.monotonic()
+        while self._asking or not (self._ending or before - began >= seconds):
+            now = time.monotonic()
+            self.gap_s = max(self.gap_s, now - before)
+            before = now
+            while not self._ending and self.sent < min(now - began, seconds) * self._per_s:
                 self.sent += 1
                 text = DIRTY[0] if self.sent % 10 == 0 else f"{CLEAN[self.sent % len(CLEAN)]} {self.sent}"
                 task = asyncio.create_task(self._ask(comment(self.sent, text)))
                 self._asking.add(task)
                 task.add_done_callback(self._asking.discard)
             await asyncio.sleep(0.002)
-        while self._asking:
-            await asyncio.wait(self._asking)
 
     async def _ask(self, asked: Comment) -> None:
         began = time.perf_counter()
@@ -249,22 +252,25 @@ async def test_stopped_and_continued() -> None:
 async def test_two_thousand_comments_a_second() -> None:
     service = Service()
     try:
-        async with asker_of(service, timeout_s=0.4) as asker:
-            await asker.classify(comment(0))
-            stream = Stream(asker, 2000)
-            await stream.run(3.0)
-            took = sorted(took_s for took_s, _ in stream.answers)
-            scored = sum(isinstance(answer, Score) for _, answer in stream.answers)
-            half, most = (took[len(took) * share // 100] * 1000 for share in (50, 99))
-            figures = balanced(asker)
-            print(
-                f"\n{stream.sent} comments in 3 s, {scored} scored, p50 {half:.1f} ms, p99 {most:.1f} ms, "
-                f"{figures['requests']} requests of {figures['request_us'] / figures['requests'] / 1000:.1f} ms"
-            )
-            assert stream.sent >= 5900
-            assert len(stream.answers) == stream.sent
-            assert most < 500
-            assert scored > 0.9 * stream.sent
+        for _ in range(5):
+            async with asker_of(service, timeout_s=0.4) as asker:
+                await asker.classify(comment(0))
+                stream = Stream(asker, 2000)
+                await stream.run(3.0)
+                figures = balanced(asker)
+            if stream.gap_s < 0.1:  # behind a longer one, those of that time ask all at once
+                break
+        took = sorted(took_s for took_s, _ in stream.answers)
+        scored = sum(isinstance(answer, Score) for _, answer in stream.answers)
+        half, most = (took[len(took) * share // 100] * 1000 for share in (50, 99))
+        print(
+            f"\n{stream.sent} comments in 3 s, {scored} scored, p50 {half:.1f} ms, p99 {most:.1f} ms, "
+            f"{figures['requests']} requests of {figures['request_us'] / figures['requests'] / 1000:.1f} ms"
+        )
+        assert stream.sent == 6000
+        assert len(stream.answers) == stream.sent
+        assert most < 500
+        assert scored > 0.9 * stream.sent
     finally:
         service.end(signal.SIGTERM)
 

@@ -12,6 +12,11 @@ from tests.raw import Raw
 from tests.server import Server, until
 
 
+def judged(folder: Path, judge: Judge, **settings: object) -> Server:
+    """It waits for the judge as long as may be set: how late an answer may come is not what is looked at here."""
+    return server_at(folder, moderation_classifier_url=judge.url, moderation_classifier_ms=10_000, **settings)
+
+
 def queue(server: Server, room: str) -> list[Any]:
     return list(told(ask(server, "GET", f"/v1/rooms/{room}/review"))["comments"])
 
@@ -34,7 +39,7 @@ def strikes(server: Server, room: str, count: int) -> None:
 
 
 def test_a_late_verdict_takes_a_comment_away(tmp_path: Path, room: str) -> None:
-    with Judge() as judge, server_at(tmp_path, moderation_classifier_url=judge.url) as server, Raw(server) as raw:
+    with Judge() as judge, judged(tmp_path, judge) as server, Raw(server) as raw:
         viewer = viewer_of(raw, room, token("ann"))
         good, bad, unsure = (told(say(server, room, text, "bob")) for text in ("fine", "score=0.9", "score=0.5"))
         assert {good["status"], bad["status"], unsure["status"]} == {"published"}
@@ -57,7 +62,7 @@ def test_a_late_verdict_takes_a_comment_away(tmp_path: Path, room: str) -> None:
 
 
 def test_the_author_of_a_late_removal_is_told(tmp_path: Path, room: str) -> None:
-    with Judge() as judge, server_at(tmp_path, moderation_classifier_url=judge.url) as server, Raw(server) as raw:
+    with Judge() as judge, judged(tmp_path, judge) as server, Raw(server) as raw:
         author = viewer_of(raw, room, token("bob"))
         author.say(json.dumps({"op": "comment", "ref": "r1", "x": "score=0.9"}))
         ack = author.message("ack")
@@ -71,7 +76,7 @@ def test_the_author_of_a_late_removal_is_told(tmp_path: Path, room: str) -> None
 
 @pytest.mark.parametrize("moderation", ["pre", "post"])
 def test_a_repeat_offender_is_measured_by_less(moderation: str, tmp_path: Path, room: str) -> None:
-    with Judge() as judge, server_at(tmp_path, moderation_classifier_url=judge.url) as server, Raw(server) as raw:
+    with Judge() as judge, judged(tmp_path, judge) as server, Raw(server) as raw:
         strikes(server, room, 3)
         set_mode(server, room, moderation=moderation)
         viewer = viewer_of(raw, room, token("ann"))
@@ -104,7 +109,7 @@ def test_a_ref_that_is_used_again_brings_nothing_past_the_rules(tmp_path: Path, 
 
 def test_what_one_author_says_comes_in_its_order(tmp_path: Path, room: str) -> None:
     """The classifier takes its time over the first of two."""
-    with Judge(0.2) as judge, server_at(tmp_path, moderation_classifier_url=judge.url) as server, Raw(server) as raw:
+    with Judge(0.2) as judge, judged(tmp_path, judge) as server, Raw(server) as raw:
         set_mode(server, room, moderation="pre")
         viewer = viewer_of(raw, room, token("ann"))
         told(say(server, room, "slow", "bob"))
@@ -116,7 +121,7 @@ def test_what_one_author_says_comes_in_its_order(tmp_path: Path, room: str) -> N
 @pytest.mark.parametrize("policy", ["open", "hold"])
 def test_what_was_held_is_looked_at_when_the_classifier_is_back(policy: str, tmp_path: Path, room: str) -> None:
     settings = {"moderation_classifier_down": policy}
-    with Judge() as judge, server_at(tmp_path, moderation_classifier_url=judge.url, **settings) as server:
+    with Judge() as judge, judged(tmp_path, judge, **settings) as server:
         set_mode(server, room, moderation="pre")
         judge.away = True
         with Raw(server) as raw:

@@ -225,7 +225,7 @@ def test_a_stream_ends_behind_its_token(server: Server, room: str) -> None:
 
 def test_who_comes_late_is_told_at_once(server: Server, room: str) -> None:
     with Raw(server) as raw:
-        raw.upgrade(room, f"?token={token(in_s=1 - LEEWAY_S)}")
+        raw.upgrade(room, f"?token={token(in_s=3 - LEEWAY_S)}")
         assert raw.message("state") == {"t": "state", "auth": "ends", "in_ms": 0}
 
 

@@ -46,7 +46,7 @@ def test_streams_of_each_kind_are_told_once(message: dict[str, Any]) -> None:
 
 
 def test_who_is_no_stream_yet_or_any_more_is_not_told() -> None:
-    with Rig(close_ms=100) as rig:
+    with Rig(close_ms=5000) as rig:
         rig.room("a")
         here, polled, closing = rig.join("a"), rig.join("a", POLL), rig.join("a")
         rig.engine.end(closing.id, 1000, b"")

@@ -212,7 +212,7 @@ async def test_what_is_in_flight_when_the_way_breaks_is_unknown(tmp_path: Path) 
 async def test_an_append_that_nobody_answers_is_unknown_in_time(tmp_path: Path) -> None:
     path = str(tmp_path / "silent.sock")
     server, writers, heard = await silent_broker(path)
-    worker = LocalBroker(path, wait_s=0.1)
+    worker = LocalBroker(path, wait_s=0.5)
     assert (await worker.append("r", CHAT, b"a", 0)).kind is Kind.UNKNOWN
     with pytest.raises(Unavailable):
         await worker.head("r", CHAT)

@@ -301,7 +301,7 @@ async def test_a_read_that_began_before_an_append_ended_is_not_shared_after(box:
 
 
 async def test_stored_without_an_answer_is_found_out(box: Box, nats: NatsServer) -> None:
-    async with gate_to(nats.port) as gate, broker_at(gate.url, 0.4) as worker:
+    async with gate_to(nats.port) as gate, broker_at(gate.url, 1.0) as worker:
         await fill(worker, "r", CHAT, [b"a"])
         gate.down.clear()
         assert (await worker.append("r", CHAT, b"b", 1)).kind is Kind.UNKNOWN
@@ -315,7 +315,7 @@ async def test_stored_without_an_answer_is_found_out(box: Box, nats: NatsServer)
 
 
 async def test_what_arrives_after_it_was_given_up_is_stored_once_or_fenced(box: Box, nats: NatsServer) -> None:
-    async with gate_to(nats.port) as gate, broker_at(gate.url, 0.4) as worker, broker_at(box.path) as other:
+    async with gate_to(nats.port) as gate, broker_at(gate.url, 1.0) as worker, broker_at(box.path) as other:
         await fill(worker, "r", CHAT, [b"a"])
         gate.up.clear()
         assert (await worker.append("r", CHAT, b"b", 1)).kind is Kind.UNKNOWN

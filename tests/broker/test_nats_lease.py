@@ -102,13 +102,15 @@ async def test_a_holder_that_falls_silent_stops_by_itself_well_before_another_ha
     await other.lease(2)
     before = time.monotonic()
     lease = await silent.lease(1)
+    given = time.monotonic()
     assert lease is not None
     assert lease.ttl_s == TTL_S
-    while lease.held:
+    held, held_s = True, TTL_S * 2 / 3
+    while held:
         assert await other.lease(1) is None
         await asyncio.sleep(0.01)
-    held_s = time.monotonic() - before
-    assert TTL_S * 2 / 3 - 0.05 <= held_s <= TTL_S * 2 / 3 + 0.2
+        earlier, held, later_on = time.monotonic(), lease.held, time.monotonic()
+        assert held if later_on < before + held_s else earlier < given + held_s or not held
     assert await other.lease(1) is None
     later = None
     async with asyncio.timeout(3):
@@ -150,7 +152,7 @@ async def test_a_renewal_counts_from_its_sending(box: Box, nats: NatsServer) -> 
         gate.up.clear()
         sent = time.monotonic()
         renewing = asyncio.create_task(lease.renew())
-        await until(lambda: time.monotonic() - sent > 0.7)
+        await until(lambda: time.monotonic() - sent > 0.4)
         gate.up.set()
         assert await renewing
         assert lease.until_s - sent < TTL_S * 2 / 3 + 0.1
@@ -206,7 +208,7 @@ async def test_a_renewal_that_never_got_there_is_sent_again(box: Box, monkeypatc
 
 
 async def test_a_renewal_without_an_answer_is_resolved_by_reading(box: Box, nats: NatsServer) -> None:
-    async with gate_to(nats.port) as gate, broker_at(gate.url, 0.3) as worker:
+    async with gate_to(nats.port) as gate, broker_at(gate.url, 0.7) as worker:
         lease = await leased(worker)
         gate.down.clear()
         with pytest.raises(Unavailable):
@@ -418,7 +420,7 @@ async def test_a_fence_outlasts_the_numbering(box: Box) -> None:
 
 
 async def test_the_same_append_again_is_stored_once_though_it_was_fenced_meanwhile(box: Box, nats: NatsServer) -> None:
-    async with gate_to(nats.port) as gate, broker_at(gate.url, 0.4) as worker, broker_at(box.path) as other:
+    async with gate_to(nats.port) as gate, broker_at(gate.url, 1.0) as worker, broker_at(box.path) as other:
         (room,) = rooms_of(1, 1)
         await offered(worker)
         assert await worker.append(room, CHAT, b"a", 0, 5, (1, 0)) == Outcome(Kind.STORED, 1)
@@ -434,7 +436,7 @@ async def test_the_same_append_again_is_stored_once_though_it_was_fenced_meanwhi
 
 async def test_another_append_is_not_the_same_for_having_the_same_batch(box: Box, nats: NatsServer) -> None:
     for other_epoch, other_mark in ((6, (2, 0)), (5, (3, 0))):
-        async with gate_to(nats.port) as gate, broker_at(gate.url, 0.4) as worker:
+        async with gate_to(nats.port) as gate, broker_at(gate.url, 1.0) as worker:
             room = f"r{other_epoch}"
             await worker.append(room, CHAT, b"a", 0, 5, (1, 0))
             gate.down.clear()
@@ -445,7 +447,7 @@ async def test_another_append_is_not_the_same_for_having_the_same_batch(box: Box
 
 
 async def test_what_arrives_after_the_fence_is_not_in_the_log(box: Box, nats: NatsServer) -> None:
-    async with gate_to(nats.port) as gate, broker_at(gate.url, 0.4) as worker, broker_at(box.path) as other:
+    async with gate_to(nats.port) as gate, broker_at(gate.url, 1.0) as worker, broker_at(box.path) as other:
         (room,) = rooms_of(1, 1)
         await worker.append(room, CHAT, b"a", 0, 5)
         gate.up.clear()

@@ -226,7 +226,7 @@ async def test_the_streams_of_groups_are_each_their_own(box: Box) -> None:
 
 
 async def test_an_offer_without_an_answer_is_unknown_and_never_sent_again(box: Box, nats: NatsServer) -> None:
-    async with gate_to(nats.port) as gate, broker_at(gate.url, 0.4) as worker, broker_at(box.path) as other:
+    async with gate_to(nats.port) as gate, broker_at(gate.url, 1.0) as worker, broker_at(box.path) as other:
         taken = Taken()
         await other.consume(1, 0, taken)
         assert await worker.offer(1, [b"a"]) is Kind.STORED
@@ -401,7 +401,7 @@ async def test_what_is_covered_only_grows_and_is_purged(box: Box, monkeypatch: p
 
 
 async def test_what_is_covered_is_recorded_though_answers_get_lost(box: Box, nats: NatsServer) -> None:
-    async with gate_to(nats.port) as gate, broker_at(gate.url, 0.4) as worker, broker_at(box.path) as other:
+    async with gate_to(nats.port) as gate, broker_at(gate.url, 1.0) as worker, broker_at(box.path) as other:
         await Offering(other).offer(7)
         await worker.covered(1, 5)
         gate.down.clear()

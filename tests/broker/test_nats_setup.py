@@ -456,7 +456,7 @@ async def test_a_domain(tmp_path: Path) -> None:
     with nats_server(tmp_path, domain="hub") as server:
         await works(server.url)
         await works(f"{server.url}?domain=hub")
-        async with broker_at(f"{server.url}?domain=other", wait_s=0.5) as worker:
+        async with broker_at(f"{server.url}?domain=other", wait_s=1.0) as worker:
             with pytest.raises(Unavailable, match="nobody answers for the JetStream domain other"):
                 await worker.head("r", CHAT)
 

@@ -522,7 +522,7 @@ async def test_a_keep_that_is_none_ends_the_connection(tmp_path: Path, bad: tupl
 
 async def test_a_broker_that_does_not_answer_leaves_it_unsettled(tmp_path: Path) -> None:
     async with box_of("local", tmp_path, data=str(tmp_path / "data")) as box:
-        worker = LocalBroker(box.path, 0.1)
+        worker = LocalBroker(box.path, 0.5)
         box.brokers.append(worker)
         await worker.kept("m.")
         for session in box.server.sessions:
@@ -688,7 +688,7 @@ async def test_an_unknown_keep_that_replaces_whatever_it_is(lossy: Any, nats: Na
 
 async def test_no_way_to_nats(tmp_path: Path) -> None:
     with nats_server(tmp_path) as server:
-        worker = NatsBroker(server.url, 0.5)
+        worker = NatsBroker(server.url, 1.0)
         await worker.keep("m.a", b"", 0)
         server.kill()
         await until(lambda: not worker.connected)

@@ -36,7 +36,7 @@ def main() -> int:
     print(f"{system}; {commit()}", flush=True)
     missed: list[str] = []
     if "pipeline" in parts:
-        ingest_pipeline.run(options.comments, options.rounds)
+        missed += ingest_pipeline.run(options.comments, options.rounds)
     if "live" in parts:
         rates = [float(rate) for rate in options.rates.split(",")]
         missed += ingest_live.run(options.authors, rates, options.seconds, options.rounds, options.rooms)

@@ -17,12 +17,11 @@ from edge.ingest.text import mentions
 from edge.ingest.verdict import PUBLISH, Kind, Refusal, Verdict
 from edge.known import Known
 from edge.moderation.look import Look
-from edge.moderation.review import Review, Waiting
+from edge.moderation.review import Review, Tell, Waiting
 from edge.moderation.rules import Rules
 from edge.offers import Done, Offers
 from edge.speaker import Speaker
 
-SHADOW = Verdict(Kind.SHADOW)
 REMOVED = Verdict(Kind.REJECTED, Refusal("moderated", "review"))
 SAID = 131_072
 """Places for comments that are known again when they are sent once more, with the same `ref`; the last half of so many
@@ -64,7 +63,8 @@ class _Said(NamedTuple):
 
 
 class Speech:
-    """`spawn` starts a task. With `lenient`, a mention of somebody who is not known is left as it is."""
+    """`tell` says something to all sockets of one user; `spawn` starts a task. With `lenient`, a mention of somebody
+    who is not known is left as it is."""
 
     def __init__(
         self,
@@ -74,6 +74,7 @@ class Speech:
         review: Review,
         known: Known,
         look: Look | None,
+        tell: Tell,
         spawn: Callable[[Any], Any],
         lenient: bool = False,
     ) -> None:
@@ -83,6 +84,7 @@ class Speech:
         self._review = review
         self._known = known
         self._look = look
+        self._tell = tell
         self._spawn = spawn
         self._lenient = lenient
         self._passed = Passed(SAID)
@@ -123,15 +125,17 @@ class Speech:
                 self._judged.put((room, made), _Judged(text, re, now, verdict))
             if self._decided:
                 self._decided.drop((room, made))  # that was of other words, or is long ago
-        if ban is not None or made in self._rules.gone(room):
-            verdict = SHADOW
-        if verdict.kind is Kind.SHADOW:
+        ts = int(wall * 1000)
+        gone = made in self._rules.gone(room)
+        if ban is not None or gone or verdict.kind is Kind.SHADOW:
             self.shadowed += 1
             done("published")
+            if not gone:  # else they were told that it is
+                comment = wire.comment(made, identity.public(), text, ts, re=re, tier=identity.tier)
+                self._spawn(self._tell(room, identity.user, wire.own(comment)))
             return
         looked_at = self._look is not None and not identity.moderates
         names = mentions(text) if "@" in text else ()
-        ts = int(wall * 1000)
         plain = verdict is PUBLISH and not looked_at and re is None and not names and paid is None
         if plain and (not self._behind or (room, identity.user) not in self._behind):  # as most are
             self._offers.take(room, speaker.shown.item(room, made, text, ts), done)

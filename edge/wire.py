@@ -322,6 +322,11 @@ def score(seq: int, ts: int, event: Mapping[str, Any]) -> Message:
     return {"t": "score", "id": f"m{seq}", "ts": ts, "e": dict(event)}
 
 
+def own(comment: Message) -> Message:
+    """To its author's sockets, for nobody else is shown it."""
+    return {"t": "own", "m": [comment]}
+
+
 def retraction(seq: int, ts: int, ids: Iterable[str]) -> Message:
     """The comments `ids` are gone, also where they have not arrived yet."""
     return {"t": "del", "id": f"m{seq}", "ts": ts, "ids": list(ids)}

@@ -131,7 +131,15 @@ class Worker:
         )
         lenient = config.moderation.unknown_mentions == "leave"
         self.speech = Speech(
-            self.offers, self.pipeline, rules, self.office.review, self.known, self.office.look, self.spawn, lenient
+            self.offers,
+            self.pipeline,
+            rules,
+            self.office.review,
+            self.known,
+            self.office.look,
+            self.hands.tell,
+            self.spawn,
+            lenient,
         )
         kinds = config.rooms.reactions
         self.owner = Owner(

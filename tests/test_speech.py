@@ -42,7 +42,14 @@ class Said:
         self.rules = it.rules
         known = Known(it.broker, self.rules.gone, lambda _room, _name: False, it.spawn, True)
         self.speech = Speech(
-            cast(Offers, self.offered), self.pipeline, self.rules, it.review, known, cast(Look, None), it.spawn
+            cast(Offers, self.offered),
+            self.pipeline,
+            self.rules,
+            it.review,
+            known,
+            cast(Look, None),
+            it._tell,
+            it.spawn,
         )
         monkeypatch.setattr(speech, "time", self)  # this is the clock
 
@@ -157,6 +164,8 @@ async def test_a_ban_holds_for_what_is_sent_again(monkeypatch: pytest.MonkeyPatc
         await it.desk.ban(MO, "r", "ann", b'{"shadow":true}', said.time())
         assert said.say("hi") == "published"
         assert len(said.offered.ids) == 1
+        await asyncio.gather(*it.tasks)
+        assert [(message["t"], message["m"][0]["x"]) for message in it.told] == [("own", "hi")]
         await it.desk.ban(MO, "r", "ann", b'{"seconds":5}', said.time())
         assert said.say("hi") == "banned"
         said.now += 6

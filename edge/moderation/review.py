@@ -200,6 +200,7 @@ class Review:
             await self._retraction.hide(room, id_)
         if not waiting.shown:
             await self._tell(room, waiting.user, wire.ack(None, id_, "published"))
+            await self._tell(room, waiting.user, wire.own(waiting.comment))
         await self._unkeep(waiting)
 
     async def _unkeep(self, waiting: Waiting) -> None:

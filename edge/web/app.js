@@ -18,6 +18,7 @@ function received(message) {
     case "state": return stated(message);
     case "batch": return batch(message);
     case "score": return scores.add(message);
+    case "own": return message.m.forEach((comment) => comments.place(comment, "local"));
     case "del": return [comments, composer, pin, paid].forEach((part) => part.retract(message.ids));
     case "gap": return skipped(message);
     case "ack": return composer.acknowledged(message);

@@ -14,7 +14,7 @@ import pytest
 from tests.broker.nats_server import nats_server
 from tests.ingest.test_classifier_example import KEY as SERVICE_KEY
 from tests.ingest.test_classifier_example import Service
-from tests.moderators import ask, say, server_at, token, told, viewer_of
+from tests.moderators import ask, say, server_at, set_mode, token, told, viewer_of
 from tests.raw import UPGRADE, Raw
 from tests.server import ROOT, Server, no_complaints, until
 
@@ -125,6 +125,59 @@ def seen_by_a_newcomer(server: Server, room: str, marker: str) -> list[str]:
         while marker not in texts:
             texts += [comment["x"] for comment in viewer.message("batch")["m"]]
     return texts
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_ban_in_all_rooms_takes_what_was_said_there_and_its_end_gives_back_at_once(
+    workers: int, tmp_path: Path, room: str
+) -> None:
+    rooms = [f"{room}-{number}" for number in range(4)]
+    with server_at(tmp_path, server_workers=workers) as server:
+        set_mode(server, rooms[3], moderation="pre")
+        for name in rooms[:3]:
+            with Raw(server) as raw:
+                viewer = viewer_of(raw, name, token("ann"))
+                for user in ("bad", "bob"):
+                    told(say(server, name, f"{user} in {name}", user))
+                    viewer.message("batch")
+        assert told(say(server, rooms[3], "waits", "bad"))["status"] == "pending"
+        told(ask(server, "PUT", "/v1/bans/bad"))
+        for name in rooms[:3]:
+            until(lambda: seen_by_a_newcomer(server, name, f"bob in {name}") == [f"bob in {name}"])  # noqa: B023
+        until(lambda: not told(ask(server, "GET", f"/v1/rooms/{rooms[3]}/review"))["comments"])
+        told(ask(server, "DELETE", "/v1/bans/bad"))
+        until(lambda: say(server, rooms[0], "again", "bad").status == 201)
+        told(say(server, rooms[0], "at once", "bad"))
+        until(lambda: "at once" in seen_by_a_newcomer(server, rooms[0], "at once"))
+
+
+def test_an_author_may_delete_what_they_have_just_said(server: Server, room: str) -> None:
+    with Raw(server) as raw:
+        viewer = viewer_of(raw, room, token("ann"))
+        for number in range(5):
+            made = told(say(server, room, f"oops {number}", "bob"))["id"]
+            assert told(ask(server, "DELETE", f"/v1/rooms/{room}/comments/{made}", None, token("bob")))["id"] == made
+            assert viewer.message("del")["ids"] == [made]
+        told(say(server, room, "last", "bob"))
+        assert seen_by_a_newcomer(server, room, "last") == ["last"]
+
+
+def test_who_is_shadowed_sees_their_own_on_all_of_their_sockets_and_nobody_else_does(server: Server, room: str) -> None:
+    told(ask(server, "PUT", f"/v1/rooms/{room}/bans/bad", {"shadow": True}))
+    with Raw(server) as one, Raw(server) as two, Raw(server) as other, Raw(server) as elsewhere:
+        author, second = (viewer_of(raw, room, token("bad")) for raw in (one, two))
+        viewer, away = viewer_of(other, room, token("ann")), viewer_of(elsewhere, room + "2", token("bad"))
+        author.say(json.dumps({"op": "comment", "ref": "r1", "x": "psst"}))
+        ack = author.message("ack")
+        assert ack["status"] == "published"
+        for raw in (author, second):
+            (comment,) = raw.message("own")["m"]
+            assert (comment["id"], comment["x"], comment["u"]["id"]) == (ack["id"], "psst", "bad")
+        told(say(server, room, "last"))
+        told(say(server, room + "2", "last"))
+        for raw in (viewer, away, author):
+            (message,) = raw.messages("batch")
+            assert [comment["x"] for comment in message["m"]] == ["last"]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

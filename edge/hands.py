@@ -107,7 +107,10 @@ class Hands:
         for id_ in self._sockets(room, ban.user):
             self._engine.end(id_, 1008, b"banned")
         self._soon()
-        if rooms := self.owner.silence(room, ban.user):
+        rooms = self.owner.silence(room, ban.user)
+        if room == wire.EVERYWHERE:  # a room may have a queue and nothing that was said
+            rooms = [*{*rooms, *filter(self.owner.writes, self.office.review.rooms())}]
+        if rooms:
             self.spawn(self._sweep(rooms, ban.user))
 
     def unbanned(self, room: str, user: str) -> None:

@@ -4,7 +4,7 @@
 # kept, nor do what two have decided, each otherwise: what is in the queue is claimed there before anything is done.
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -182,6 +182,10 @@ class Review:
         """Where that fails it stays in the queue: offered twice it is one comment all the same."""
         if await self._publish(waiting.room, waiting.comment) != "published":
             raise EdgeError("unavailable", "it could not be published just now", retry_after=1)
+
+    def rooms(self) -> Iterable[str]:
+        """In which something waits."""
+        return self._waiting
 
     async def drop(self, room: str, user: str, now: float) -> None:
         """Nothing of this user's waits any more."""

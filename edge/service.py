@@ -80,7 +80,7 @@ class Service:
 
     async def start(self) -> None:
         if isinstance(self._broker, Answers):
-            outside = Outside(self.comment, self._scored)
+            outside = Outside(self.comment, self.score)
             await self._broker.answer("score", outside.score)
             await self._broker.answer("comment", outside.comment)
 
@@ -103,10 +103,7 @@ class Service:
     def react(self, identity: Identity, room: str, kind: str) -> None:
         self._reactions.take(identity, room, kind)
 
-    async def score(self, identity: Identity, room: str, event: dict[str, Any]) -> str:
-        return await self._scored(room, event)
-
-    async def _scored(self, room: str, event: dict[str, Any]) -> str:
+    async def score(self, room: str, event: dict[str, Any]) -> str:
         return await score(self._broker, self._watch.room(room).must, event)
 
     async def snapshot(self, room: str, address: bytes) -> wire.Message:

@@ -52,7 +52,7 @@ class Service(Protocol):
         """Takes a reaction."""
         ...
 
-    async def score(self, identity: Identity, room: str, event: dict[str, Any]) -> str:
+    async def score(self, room: str, event: dict[str, Any]) -> str:
         """The event's id on the must lane."""
         ...
 
@@ -157,7 +157,7 @@ class Public:
         identity = self.speaker(request)
         identity.check("score", room)
         event = wire.decode_event(await self.body(request))
-        return answer({"id": await self.service.score(identity, room, event)}, 201)
+        return answer({"id": await self.service.score(room, event)}, 201)
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         _room(request)

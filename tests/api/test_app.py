@@ -55,7 +55,7 @@ class FakeService:
             raise self.failure
         self.reactions.append((identity.user, room, kind))
 
-    async def score(self, identity: Identity, room: str, event: dict[str, Any]) -> str:
+    async def score(self, room: str, event: dict[str, Any]) -> str:
         self.scores.append((room, event))
         return f"m{len(self.scores)}"
 

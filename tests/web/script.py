@@ -99,7 +99,7 @@ class Script:
     def react(self, identity: Identity, room: str, kind: str) -> None:
         raise NotImplementedError
 
-    async def score(self, identity: Identity, room: str, event: dict[str, Any]) -> str:
+    async def score(self, room: str, event: dict[str, Any]) -> str:
         self.scores.append(event)
         return "m1"
 

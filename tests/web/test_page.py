@@ -7,7 +7,7 @@ import pytest
 from edge import wire
 from edge.errors import EdgeError
 from tests.web.chromium import Page
-from tests.web.script import HELLO, Site, comment, faint, joined, until
+from tests.web.script import HELLO, Site, comment, faint, joined, says, until
 
 IDS = "[...document.querySelectorAll('#comments li:not(.gap)')].map(e => e.dataset.id)"
 
@@ -95,6 +95,18 @@ async def test_acks(page: Page, site: Site) -> None:
     await until(lambda: len(viewer.take("comment")) == 5)
     assert viewer.take("comment")[-1] == {"op": "comment", "ref": ref, "x": "sure?"}
     assert len({c["ref"] for c in viewer.take("comment")}) == 4
+
+
+async def test_what_nobody_else_is_shown_is_shown_once(page: Page, site: Site) -> None:
+    """One's own, which was sent here or from another device."""
+    viewer = await joined(page, site)
+    for _ in range(2):
+        viewer.say(**wire.own(comment("mine")))
+    viewer.say(**wire.own(comment("other")))
+    await page.until(says("[data-id=other] .text", "text of other"))
+    assert await page.texts("#comments .text") == ["text of mine", "text of other"]
+    viewer.say(**wire.retraction(1, 6, ["mine"]))
+    await page.until("!document.querySelector('[data-id=mine]')")
 
 
 async def test_reconnects_where_it_was(page: Page, site: Site) -> None:

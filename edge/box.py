@@ -1,5 +1,5 @@
 # What the workers of a box share: memory that is made before they are, and comes to each by its fork. It owns the
-# memory, and must know nothing of what is kept in it.
+# memory, and must know nothing of what is kept in it, but that the limits begin with a secret.
 import mmap
 import os
 

@@ -113,6 +113,7 @@ class Speech:
         elif (over := self._pipeline.again(speaker.voice, now)) is None:
             verdict = known
         else:
+            self.rejected += 1
             raise over.error()
         if verdict.kind is Kind.REJECTED:
             self.rejected += 1
@@ -167,6 +168,7 @@ class Speech:
         author = (said.room, said.user)
         if (waiting := self._behind.get(author)) is not None:
             if len(waiting) >= BEHIND:
+                self.rejected += 1
                 raise EdgeError("overloaded", retry_after=1)
             waiting.append(said)
         elif said.body.re is None and not said.names:
@@ -225,6 +227,7 @@ class Speech:
 
     def _hold(self, waiting: Waiting, said: _Said) -> None:
         if self._holding >= HOLDING:
+            self.rejected += 1
             raise EdgeError("overloaded", retry_after=2)
         self._holding += 1
         self._spawn(self._held(waiting, said))

@@ -144,7 +144,11 @@ class Speech:
         comment = wire.comment(made, identity.public(), text, ts, re=re, tier=identity.tier)
         if paid is not None and paid.pin_seconds:
             comment["pin_until"] = ts + paid.pin_seconds * 1000
-        self._resolve(_Said(room, identity.user, speaker.voice, body, names, comment, verdict, looked_at, done))
+        try:
+            self._resolve(_Said(room, identity.user, speaker.voice, body, names, comment, verdict, looked_at, done))
+        except EdgeError:
+            self.rejected += 1
+            raise
 
     def decided(self, room: str, made: str, published: bool) -> None:
         """A comment that waited does so no more, whoever has decided it and wherever: so a retry is not put to anybody
@@ -168,7 +172,6 @@ class Speech:
         author = (said.room, said.user)
         if (waiting := self._behind.get(author)) is not None:
             if len(waiting) >= BEHIND:
-                self.rejected += 1
                 raise EdgeError("overloaded", retry_after=1)
             waiting.append(said)
         elif said.body.re is None and not said.names:
@@ -227,7 +230,6 @@ class Speech:
 
     def _hold(self, waiting: Waiting, said: _Said) -> None:
         if self._holding >= HOLDING:
-            self.rejected += 1
             raise EdgeError("overloaded", retry_after=2)
         self._holding += 1
         self._spawn(self._held(waiting, said))

@@ -35,18 +35,33 @@ _BAD_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udf
 ACCENTS = "\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
 """Marks that go with letters of any kind, as a class of a pattern. What is left of them in NFC is rarely writing."""
 _ACCENT = re.compile(f"[{ACCENTS}]")
-MARKS = "".join(chr(code) for code in range(0x300, 0x10000) if unicodedata.category(chr(code))[0] == "M")
-"""All marks of the basic plane, as a class of a pattern: the vowels of Indic scripts, Thai or Burmese among them."""
-# So many above or below one letter run into the lines around it. Honest writing has up to 2 of the first kind (in NFC),
-# and up to 6 of all (Burmese, Tibetan). The rare scripts beyond the basic plane get by with 4.
-_TOO_MANY_MARKS = re.compile(f"[{ACCENTS}]{{5}}|[{MARKS}]{{9}}")
-_FAR = frozenset(chr(code) for code in range(0x10000, 0x1F000) if unicodedata.category(chr(code))[0] == "M")
-_TOO_MANY_FAR = re.compile(f"[{''.join(sorted(_FAR))}]{{5}}")  # slow: for texts that have any of them
-# What shows nothing by itself: space, fillers, joiners, selectors, tags.
-_UNSEEN = re.compile(
-    "[\\s\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2060-\u2064\u206a-\u206f\u2800\u3164"
-    "\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]+"
+# What Unicode 15 to 17 have added: Python 3.11 knows 14, and whoever reads a comment may know more.
+_NEWER = "\u0897\u0cf3\u0ece"
+_NEWER_FAR = (
+    "\U00010d69-\U00010d6d\U00010efa-\U00010eff\U00011241\U000113b8-\U000113c0\U000113c2\U000113c5"
+    "\U000113c7-\U000113ca\U000113cc-\U000113d0\U000113d2\U000113e1\U000113e2\U00011b60-\U00011b67"
+    "\U00011f00\U00011f01\U00011f03\U00011f34-\U00011f3a\U00011f3e-\U00011f42\U00011f5a"
+    "\U00013447-\U00013455\U0001611e-\U0001612f\U0001e08f\U0001e4ec-\U0001e4ef\U0001e5ee\U0001e5ef"
+    "\U0001e6e3\U0001e6e6\U0001e6ee\U0001e6ef\U0001e6f5"
 )
+MARKS = "".join(chr(code) for code in range(0x300, 0x10000) if unicodedata.category(chr(code))[0] == "M") + _NEWER
+"""All marks of the basic plane, as a class of a pattern: the vowels of Indic scripts, Thai or Burmese among them."""
+FAR = _NEWER_FAR + "".join(chr(code) for code in range(0x10000, 0x1F000) if unicodedata.category(chr(code))[0] == "M")
+"""All others."""
+_MARK, _FAR = re.compile(f"[{MARKS}{FAR}]"), re.compile(f"[{FAR}]")
+UNSEEN = (
+    "\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2060-\u2065\u206a-\u206f\u3164\ufe00-\ufe0f"
+    "\ufeff\uffa0\ufff0-\ufffb\U0001107f\U00013430-\U00013442\U00016fe4\U0001bca0-\U0001bca3\U0001d159"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+"""What shows nothing by itself, as a class of a pattern: joiners, selectors, fillers, tags, signs of format. A mark
+behind it stands on the letter before it."""
+_UNSEEN = re.compile(f"[{UNSEEN}]")
+_EMPTY = re.compile(f"[{UNSEEN}\\s\u2800]+")
+# So many above or below one letter run into the lines around it: accents, marks of all kinds, those of the rare scripts
+# beyond the basic plane. Honest writing has up to 2 of the first (in NFC), up to 6 of all (Burmese, Tibetan), and gets
+# by with 4 of the last.
+_FINE = 4, 8, 4
 
 Ref = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+\Z")]
 Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+\Z")]
@@ -64,7 +79,7 @@ class Author(Struct):
     """Whose comment it is, where that is not who sends it."""
 
     id: Name
-    name: Name | None = None
+    name: Annotated[str, Meta(min_length=1, max_length=256)] | None = None  # 64 in NFC
     role: Annotated[str, Meta(min_length=1, max_length=32)] | None = None
     badges: Annotated[list[Annotated[str, Meta(min_length=1, max_length=32)]], Meta(max_length=8)] = []
 
@@ -201,31 +216,41 @@ def clean_text(text: str) -> str:
     if text.isascii():
         if len(text) <= TEXT_CHARS and text.isprintable() and text.strip():
             return text
-    elif len(text) <= 4 * TEXT_CHARS:  # what is longer need not be normalised: composing shortens none to a quarter
+    elif len(text) <= 4 * TEXT_CHARS:
         text = unicodedata.normalize("NFC", text)
-    if len(text) > TEXT_CHARS:
-        raise EdgeError("bad_text", f"the text has more than {TEXT_CHARS} characters")
-    if _scan.fine(text):
+    if len(text) <= TEXT_CHARS and _scan.fine(text):
         return text
+    raise EdgeError("bad_text", f"the text {fault(text, TEXT_CHARS)}")
+
+
+def normal(text: str, most: int) -> str:
+    """In NFC, but for what has more than `most` characters in any case: composing shortens none to a quarter."""
+    return unicodedata.normalize("NFC", text) if len(text) <= 4 * most else text
+
+
+def fault(text: str, most: int) -> str:
+    """What is wrong with a text in NFC that everybody will see; empty where nothing is."""
+    if len(text) > most:
+        return f"has more than {most} characters"
+    if _scan.fine(text):
+        return ""
     if found := _BAD_TEXT.search(text):
-        raise EdgeError("bad_text", f"the text contains U+{ord(found[0]):04X}, a character that is not to be shown")
-    if not text or _UNSEEN.fullmatch(text):
-        raise EdgeError("bad_text", "the text is empty")
-    if _TOO_MANY_MARKS.search(text) or (not _FAR.isdisjoint(text) and _TOO_MANY_FAR.search(text)):
-        raise EdgeError("bad_text", "the text has too many marks on one letter")
-    return text
+        return f"contains U+{ord(found[0]):04X}, a character that is not to be shown"
+    return "is empty" if not text or _EMPTY.fullmatch(text) else "has too many marks on one letter"
 
 
-def _seen(code: int) -> tuple[bool, bool, bool, bool, bool]:
-    """Whether a character is bad, whether it shows anything, and of which kinds of marks it is."""
+def _seen(code: int) -> tuple[bool, bool, bool, bool, bool, bool]:
+    """Whether a character is bad, whether it shows anything, whether what follows it stands on what is before it, and
+    of which kinds of marks it is."""
     char = chr(code)
-    bad, shown = _BAD_TEXT.match(char) is not None, _UNSEEN.match(char) is None
-    return bad, shown, _ACCENT.match(char) is not None, char in MARKS, char in _FAR
+    bad, shown, passed = _BAD_TEXT.match(char), not _EMPTY.match(char), _UNSEEN.match(char)
+    marks = (_ACCENT.match(char), _MARK.match(char), _FAR.match(char))
+    accent, mark, far = ((found is not None and not passed) for found in marks)
+    return bad is not None, shown, passed is not None, accent, mark, far
 
 
-# One pass for a text that nothing is to be said against, which is nearly every one: the patterns take 4 us for it. The
-# numbers are one less than what _TOO_MANY_MARKS and _TOO_MANY_FAR look for.
-_scan = Scan(_seen, (4, 8, 4))
+# One pass for a text that nothing is to be said against, which is nearly every one.
+_scan = Scan(_seen, _FINE)
 
 
 def check_room(room: str) -> str:

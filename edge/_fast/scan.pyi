@@ -3,6 +3,6 @@ from collections.abc import Callable
 
 class Scan:
     def __init__(
-        self, learn: Callable[[int], tuple[bool, bool, bool, bool, bool]], runs: tuple[int, int, int]
+        self, learn: Callable[[int], tuple[bool, bool, bool, bool, bool, bool]], runs: tuple[int, int, int]
     ) -> None: ...
     def fine(self, text: str) -> bool: ...

@@ -16,12 +16,13 @@ cdef enum:
     MET = 1
     BAD = 2                     # it may not be in a text
     SHOWN = 4                   # there is something to be seen of it
-    MARK = 8                    # of the first kind; then of the second, the third
+    PASSED = 8                  # a mark behind it stands on what is before it, and it is none itself
+    MARK = 16                   # of the first kind; then of the second, the third
 
 
 cdef class Scan:
-    """`learn` says of a character whether it is bad, whether it shows anything, and of which kinds of marks it is.
-    `runs` is how many of each kind in a row are fine."""
+    """`learn` says of a character whether it is bad, whether it shows anything, whether what follows it stands on what
+    is before it, and of which kinds of marks it is. `runs` is how many of each kind are fine on one letter."""
 
     cdef uint8_t* pages[PAGES]
     cdef uint32_t runs[KINDS]
@@ -37,7 +38,7 @@ cdef class Scan:
             mem_free(self.pages[page], PAGE)
 
     def fine(self, str text not None):
-        """Nothing bad, no run of marks that is too long, and something to be seen."""
+        """Nothing bad, not too many marks on a letter, and something to be seen."""
         cdef Py_ssize_t n = PyUnicode_GET_LENGTH(text), i
         cdef int kind = PyUnicode_KIND(text), k
         cdef const void* p = PyUnicode_DATA(text)
@@ -51,9 +52,9 @@ cdef class Scan:
             if not flags:
                 flags = scan_meet(self, code)
             every |= flags
-            if flags >= MARK:
+            if flags >= PASSED:
                 for k in range(KINDS):
-                    row[k] = row[k] + 1 if flags & MARK << k else 0
+                    row[k] += (flags & MARK << k) != 0
                     if row[k] > self.runs[k]:
                         return False
             else:
@@ -68,11 +69,13 @@ cdef uint8_t scan_meet(Scan it, uint32_t code) except 0:
         it.pages[code >> 8] = <uint8_t*>mem_alloc(PAGE)
         if it.pages[code >> 8] == NULL:
             raise MemoryError
-    bad, shown, *marks = it.learn(code)
+    bad, shown, passed, *marks = it.learn(code)
     if bad:
         flags |= BAD
     if shown:
         flags |= SHOWN
+    if passed:
+        flags |= PASSED
     for k in range(KINDS):
         if marks[k]:
             flags |= <uint8_t>(MARK << k)

@@ -15,7 +15,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from edge._fast.plain import Plain
-from edge.wire import ACCENTS
+from edge.wire import ACCENTS, UNSEEN
 
 GROWTH = 8
 """A folded text has at most this many characters for one of the text's."""
@@ -42,10 +42,7 @@ _LATIN = re.compile(
     r"([A-Z])(?: WITH .+)?"
 )
 # What is not seen between letters: zero width, joiners, fillers, selectors, tags; and accents, which say little here.
-_DROPPED = (
-    f"{ACCENTS}\xad\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164"
-    "\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
-)
+_DROPPED = f"{ACCENTS}{UNSEEN}\u202a-\u202e\u2066-\u2069\u2800"
 _DROP = re.compile(f"[{_DROPPED}]+")
 _RUN = re.compile(r"(.)(?=\1)", re.DOTALL)
 _ASCII = bytes(ord(LEET.get(chr(code).lower(), chr(code).lower())) for code in range(128)) + bytes(range(128, 256))

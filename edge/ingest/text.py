@@ -1,11 +1,12 @@
 # What a comment's text says besides its words: whom it mentions, and whether it is nothing but emotes. It takes clean
-# text (edge/wire.py), and must never decide anything by it.
+# text (edge/wire.py), and must never decide anything by it, but that it mentions too many.
 import re
 
+from edge.errors import EdgeError
 from edge.wire import MARKS
 
 MENTIONS = 10
-"""More than these are not looked for in one comment: nobody is talked to by a list."""
+"""More than these are refused in one comment: nobody is talked to by a list, and nobody it names is passed over."""
 EMOTE_CHARS = 32
 
 # A name's end is a letter or digit, so that the full stop behind a mention isn't part of it. What stands before the @
@@ -25,14 +26,14 @@ _EMOTES = re.compile(rf"\s*(?:(?::[A-Za-z0-9_+-]{{1,{EMOTE_CHARS}}}:|{_EMOJI})\s
 
 
 def mentions(text: str) -> tuple[str, ...]:
-    """The names behind an @, each once, in their order."""
+    """The names behind an @, each once, in their order; bad_text where they are too many."""
     if "@" not in text:
         return ()
     found: dict[str, None] = {}
     for match in _MENTION.finditer(text):
         found[match[1]] = None
-        if len(found) == MENTIONS:
-            break
+        if len(found) > MENTIONS:
+            raise EdgeError("bad_text", f"the text has more than {MENTIONS} mentions")
     return tuple(found)
 
 

@@ -1,6 +1,7 @@
 # The fuzz target of text in C: each module against what it has to be, written once more in Python, or asked of the
 # functions that it stands in for. `one` raises on any disagreement. Run alone it fuzzes with atheris (python -m
 # tests.fuzz.fuzz_text [corpus] [-libFuzzer options]); the tests call `one`, and each check, without it.
+import re
 import sys
 import unicodedata
 from typing import Any
@@ -28,15 +29,22 @@ def forms_hold(text: str) -> None:
     assert (text.lower() if folded is None else folded, bones) == forms_model(text), ascii(text)
 
 
+UNSEEN = re.compile(f"[{wire.UNSEEN}]")
+STACK = re.compile(f"[{wire.MARKS}{wire.FAR}]+")
+KINDS = ((f"[{wire.ACCENTS}]", 4), (f"[{wire.MARKS}{wire.FAR}]", 8), (f"[{wire.FAR}]", 4))
+
+
 def clean_model(text: str) -> str:
-    """By the patterns that say what bad is."""
+    """By the patterns that say what bad is. What is not seen holds no two marks apart."""
     if len(text) <= 4 * wire.TEXT_CHARS:
         text = unicodedata.normalize("NFC", text)
     if len(text) > wire.TEXT_CHARS:
         raise EdgeError("bad_text", "many")
-    bad = (wire._BAD_TEXT.search(text), not text or wire._UNSEEN.fullmatch(text))
-    if any(bad) or wire._TOO_MANY_MARKS.search(text) or wire._TOO_MANY_FAR.search(text):
+    seen = UNSEEN.sub("", text)
+    if wire._BAD_TEXT.search(text) or not re.search(r"[^\s\u2800]", seen):
         raise EdgeError("bad_text", "bad")
+    if any(len(re.findall(kind, stack)) > most for stack in STACK.findall(seen) for kind, most in KINDS):
+        raise EdgeError("bad_text", "marks")
     return text
 
 

@@ -3,7 +3,7 @@
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.errors import EdgeError
@@ -29,6 +29,13 @@ from edge.wire import TEXT_CHARS, clean_text
         "السَّلَامُ عَلَيْكُمْ",
         "می‌خواهم",
         "👩‍👩‍👧 🏴󠁧󠁢󠁥󠁮󠁧󠁿 1️⃣ ❤️",
+        "👨🏽‍🚀❤️‍🔥🏳️‍🌈🇧🇷" * 20 + "1️⃣#️⃣*️⃣" * 20,
+        unicodedata.normalize("NFD", "한글 각본 없는 드라마") * 20,
+        "अ॒ग्निमी॑ळे पु॒रोहि॑तं" + "य\u1cd0\u0951\u0903",
+        "ක්‍රිකට් ශ්‍රී" + "ক্‌ষ" + "ക്‍",
+        "בְּרֵא\u034fשִׁ\u05bd֖ית",
+        "ᠮᠣᠩᠭᠣᠯ\u180e\u180b",
+        "a" + "\u200d" * 300,
         "x" * TEXT_CHARS,
         "가" * TEXT_CHARS,
         "e\u0301" * TEXT_CHARS,
@@ -50,6 +57,8 @@ def test_honest_writing_passes(text: str) -> None:
         ("\u200b\u200d\ufeff", "empty"),
         ("\u3164", "empty"),
         ("\u2800 \U000e0020", "empty"),
+        *((char, "empty") for char in "\U0001bca0\ufff9\U0001d173\U0001d159\U00013430\U00016fe4\u2065\U000e0100"),
+        ("\ufffb \U0001bca3\u200b\u3000", "empty"),
         ("x" * 501, "500 characters"),
         ("é" * 501, "500 characters"),
         ("x" * 100_000, "500 characters"),
@@ -67,6 +76,14 @@ def test_honest_writing_passes(text: str) -> None:
         ("h" + "\u0489\u0300\u035c\u0321\u0330", "marks"),
         ("क" + "\u093f" * 9, "marks"),
         ("a" + "\U0001d167" * 5, "marks"),
+        *(
+            ("a" + ("\u0300" * 4 + unseen) * 60, "marks")
+            for unseen in "\u200d\u200c\u2060\xad\u115f\u3164\u034f\ufe0f\U000e0100\U000e0061\U00016fe4\U0001d173"
+        ),
+        (("\u0316" * 4 + "\U00010a0d" * 4) * 40, "marks"),
+        ("a" + "\u0316\u093f" * 5, "marks"),
+        ("a" + ("\u0316" * 4 + "\U00010efd") * 40, "marks"),  # of Unicode 15
+        ("a" + "\U0001e6f5" * 5, "marks"),  # of Unicode 17
     ],
 )
 def test_what_is_refused_is_named(text: str, why: str) -> None:
@@ -90,6 +107,23 @@ def test_a_text_is_refused_or_clean_and_stays_so(text: str) -> None:
     assert not any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in clean)
 
 
+STACKED = "aक👩 \u0300\u0316\u0489\u093f\u0e38\u1ace\U00010a0d\U0001d165\u200d\u200c\xad\u034f\ufe0f\U000e0100"
+
+
+@given(st.text(STACKED, max_size=60))
+@settings(max_examples=1000)
+def test_no_letter_has_many_marks_whatever_is_between_them(text: str) -> None:
+    try:
+        clean = clean_text(text)
+    except EdgeError:
+        return
+    seen = clean.translate(dict.fromkeys(map(ord, "\u200d\u200c\xad\u034f\ufe0f\U000e0100")))
+    marks = 0
+    for char in seen:
+        marks = marks + 1 if unicodedata.category(char)[0] == "M" else 0
+        assert marks <= 8
+
+
 @pytest.mark.parametrize(
     "text, names",
     [
@@ -103,17 +137,28 @@ def test_a_text_is_refused_or_clean_and_stays_so(text: str) -> None:
         ("@ ann @", ()),
         ("@दोस्तों @Zoë @山田", ("दोस्तों", "Zoë", "山田")),
         ("@" + "x" * 200, ("x" * 64,)),
-        (" ".join(f"@u{number}" for number in range(50)), tuple(f"u{number}" for number in range(MENTIONS))),
+        (" ".join(f"@u{number % MENTIONS}" for number in range(50)), tuple(f"u{number}" for number in range(MENTIONS))),
     ],
 )
 def test_mentions(text: str, names: tuple[str, ...]) -> None:
     assert mentions(text) == names
 
 
+@pytest.mark.parametrize("more", ["@ghost {}", "{} @ghost", "{} @ghost @u0"])
+def test_more_than_so_many_are_refused(more: str) -> None:
+    with pytest.raises(EdgeError, match=f"more than {MENTIONS} mentions") as caught:
+        mentions(more.format(" ".join(f"@u{number}" for number in range(MENTIONS))))
+    assert caught.value.name == "bad_text"
+
+
 @given(st.text(max_size=200))
 def test_mentions_are_in_the_text(text: str) -> None:
-    for name in mentions(text):
-        assert f"@{name}" in text
+    try:
+        names = mentions(text)
+    except EdgeError:
+        assert text.count("@") > MENTIONS
+        return
+    assert all(f"@{name}" in text for name in names)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,8 @@ def annotated() -> str:
     """The default file, every setting with its words: what `edge config` prints, and edge.toml at the root."""
     lines = [
         "# The settings of edge and their defaults, as `edge config` prints them; `edge check` validates a file.",
-        "# Each can be given in the environment too, as EDGE_SECTION_KEY, which goes before this file.",
+        "# Each can be given in the environment too, as EDGE_SECTION_KEY (a list with commas), which goes before this",
+        "# file.",
     ]
     section = ""
     for setting in config.SETTINGS:

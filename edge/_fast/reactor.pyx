@@ -187,6 +187,7 @@ cdef class Engine:
         cdef Event* e
         cdef uint32_t i, slot
         cdef uint8_t* p
+        cdef const char* reason
         opens, messages, handoffs, goodbyes, broken = [], [], [], [], set()
         for i in range(k.events.n):
             e = &k.events.list[i]
@@ -232,7 +233,11 @@ cdef class Engine:
             for id, client, code in goodbyes:
                 slot = conn_find(&k.table, id)
                 if slot != NONE:
-                    farewell_close(k, slot, code, NULL, &k.count.closed_client if client else &k.count.closed_protocol)
+                    reason = NULL
+                    if code == 1009 and not client:
+                        reason = b"the message is too large"
+                    farewell_close(k, slot, code, reason,
+                                   &k.count.closed_client if client else &k.count.closed_protocol)
 
     cdef inflate(self, bytes payload, bint text):
         # A fresh context for each message: nothing is kept for a socket between two of them.

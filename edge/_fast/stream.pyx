@@ -20,7 +20,7 @@ cdef enum:
 cdef void stream_read(Core* k, uint32_t slot, bint ended) noexcept nogil:
     cdef Conn* c = &k.table.conns[slot]
     cdef ssize_t n
-    cdef ssize_t most = <ssize_t>min(<uint64_t>SCRATCH, max(<uint64_t>READ_LEAST, k.opt.message_bytes))
+    cdef ssize_t most
     cdef bint again = True
     c.flags &= ~FLAG_DRY
     while again:
@@ -31,6 +31,9 @@ cdef void stream_read(Core* k, uint32_t slot, bint ended) noexcept nogil:
         if k.events.n >= EVENTS_MOST:
             core_ready(k, slot)         # the program above has enough for this turn
             return
+        most = READ_LEAST               # or the rest of the message that it is in the middle of
+        if c.io != NONE:
+            most = <ssize_t>min(<uint64_t>SCRATCH, max(<uint64_t>READ_LEAST, k.table.ios[c.io].ws.left))
         n = recv(c.fd, k.scratch, most, MSG_DONTWAIT)
         if n <= 0:
             if n == 0 or (errno != EAGAIN and errno != EINTR):

@@ -87,8 +87,8 @@ def test_who_is_held_is_not_read_and_nothing_of_it_is_lost() -> None:
     "data, code",
     [
         (b"\x81\x02ab", 1002),
-        (frame(b"x" * 4097), 1009),
-        (frame(b"x" * 3000, fin=False) + frame(b"x" * 1097, 0), 1009),
+        (frame(b"x" * 16385), 1009),
+        (frame(b"x" * 12000, fin=False) + frame(b"x" * 4385, 0), 1009),
         (frame(b"\xff"), 1007),
         (frame(b"x", 3), 1002),
         (frame(b"", 8), 1005),

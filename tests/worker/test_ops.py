@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import time
+import unicodedata
 import zlib
 from typing import Any
 from urllib.parse import urlencode
@@ -170,28 +171,41 @@ def test_the_wrong_kind_of_message(protocol: str, op: int, server: Server, room:
 
 
 def test_a_message_that_is_too_large(server: Server, room: str) -> None:
-    largest = '{"op":"ping"}'.ljust(4096)
+    largest = '{"op":"ping"}'.ljust(16384)
     with Raw(server) as raw:
         raw.upgrade(room)
         raw.say(largest)
         assert raw.message("pong")
         raw.say(largest + " ")
-        assert raw.close_code() == 1009
+        assert raw.frame_of(CLOSE).payload == (1009).to_bytes(2, "big") + b"the message is too large"
     with Raw(server) as raw:  # in pieces, of which none is too large
         raw.upgrade(room)
-        raw.say(largest[:2000], TEXT, fin=False)
+        raw.say(largest[:8000], TEXT, fin=False)
         raw.say("still alive", PING)
         assert raw.frame_of(PONG).payload == b"still alive"
-        raw.say(largest[2000:4000], 0, fin=False)
-        raw.say(largest[4000:], 0)
+        raw.say(largest[8000:16000], 0, fin=False)
+        raw.say(largest[16000:], 0)
         assert raw.message("pong")
         for op in (TEXT, 0, 0):
-            raw.say(largest[:2000], op, fin=False)
+            raw.say(largest[:8000], op, fin=False)
         assert raw.close_code() == 1009
     with Raw(server) as raw:  # at its length, before the rest has come
         raw.upgrade(room)
         raw.send(b"\x81\xff" + (1 << 40).to_bytes(8, "big"))
         assert raw.close_code() == 1009
+
+
+@pytest.mark.parametrize("text", ["😀" * 500, "\u1112\u1161\u11ab" * 500, "\u1e69" * 500])
+def test_the_longest_comment_may_be_written_in_any_way(text: str, server: Server, room: str) -> None:
+    with Raw(server) as raw:
+        raw.upgrade(room, "?user=ann")
+        for form in ("NFC", "NFD"):
+            for ascii_ in (True, False):
+                said = {"op": "comment", "ref": f"{form}{ascii_}", "x": unicodedata.normalize(form, text)}
+                raw.say(json.dumps(said, ensure_ascii=ascii_))
+                assert raw.message("ack")["status"] == "published"
+        raw.say(json.dumps({"op": "auth", "token": "t" * 4096}))
+        assert raw.message("error")["error"] == "unauthorized"
 
 
 def test_what_a_compressed_message_may_become(server: Server, room: str) -> None:

@@ -100,6 +100,13 @@ def test_reaction_body() -> None:
         assert refused(wire.decode_reaction, bad) == "bad_json"
 
 
+def test_the_last_of_two_keys_counts() -> None:
+    assert wire.decode_comment(b'{"x":"a","ref":"r","x":"b","ref":"s"}') == wire.CommentBody(x="b", ref="s")
+    assert wire.decode_op(b'{"op":"comment","x":"a","x":"b"}') == wire.Comment(x="b")
+    assert refused(wire.decode_comment, b'{"x":"a","x":""}') == "bad_text"
+    assert wire.decode_event(b'{"home":1,"home":2}') == {"home": 2}
+
+
 def test_comment_body() -> None:
     assert wire.decode_comment(b'{"x":"hi","ref":"r","re":"a"}') == wire.CommentBody(x="hi", ref="r", re="a")
     assert refused(wire.decode_comment, b"{}") == "bad_json"

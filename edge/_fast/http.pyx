@@ -70,6 +70,7 @@ cdef struct Scan:               # what the fields said, until the head is whole
     uint8_t versions            # Sec-WebSocket-Version: how many (stops at 2), and whether the last said 13
     uint8_t version_13
     uint8_t keys                # Sec-WebSocket-Key: how many (stops at 2)
+    uint8_t credentials         # Authorization: likewise
     Span bearer
     Span last_event
 
@@ -247,6 +248,7 @@ cdef void field_stream(const uint8_t* name, size_t k, const uint8_t* v, size_t n
             if n > 0:
                 span_first(&scan.last_event, v, n)
         elif same(name, b"authorization", k):
+            scan.credentials += scan.credentials < 2
             bearer_take(v, n, scan)
     elif k == 17:
         if same(name, b"sec-websocket-key", k):
@@ -391,7 +393,7 @@ cdef int stream_check(const uint8_t* p, const Scan* scan, HttpHead* head) noexce
         return STREAM_NONE                  # the application answers CORS preflights
     if scan.method_len != 3 or memcmp(p, b"GET", 3) != 0:
         return -405
-    if scan.body:
+    if scan.body or scan.credentials > 1:   # whoever checked them before may have read the other one
         return -400
     if mark != NULL and query_read(mark + 1, scan.target_len - path_len - 1, head) < 0:
         return -400

@@ -19,7 +19,7 @@ COMMON = web.AppKey("common", Mapping[str, str])
 
 PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE, OPTIONS",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type, Last-Event-ID",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID",
     "Access-Control-Max-Age": "86400",
 }
 STATUS_NAMES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}

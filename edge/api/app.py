@@ -177,7 +177,7 @@ class Public:
         return self.service.identify(token, user)
 
     async def body(self, request: web.Request, most: int = 0) -> bytes:
-        """As large as is set, or `most`."""
+        """As large as is set, or `most`. It is UTF-8, also where what reads it passes over things."""
         most = most or self.service.body_bytes
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise EdgeError("bad_request", "the body is compressed, which is not taken here")
@@ -190,10 +190,18 @@ class Public:
                         if len(data) > most:
                             break
                     else:
-                        return bytes(data)
+                        return _checked(bytes(data))
                 raise EdgeError("too_large", f"the body has more than {most} bytes")
         except TimeoutError:
             raise EdgeError("timeout", f"the body did not arrive within {BODY_S:g} s") from None
+
+
+def _checked(body: bytes) -> bytes:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        raise EdgeError("bad_json", "the body is not UTF-8") from None
+    return body
 
 
 def _check_ack(ack: wire.Message) -> None:

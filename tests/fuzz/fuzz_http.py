@@ -137,6 +137,8 @@ def read_stream(method: bytes, target: bytes, minor: int, fields: Fields) -> dic
         raise RefusedError(405)
     if values(fields, b"transfer-encoding") or any(size.strip(b"0") for size in values(fields, b"content-length")):
         raise RefusedError(400)
+    if len(values(fields, b"authorization")) > 1:
+        raise RefusedError(400)
     found = {"stream": shape[2].decode(), "room": shape[1], **read_query(query)}
     bearers = [match for value in values(fields, b"authorization") if (match := BEARER.fullmatch(value))]
     if bearers:

@@ -3,6 +3,7 @@
 # read, bounded in rooms and in each. It must never hold up who does not ask.
 import asyncio
 import secrets
+import unicodedata
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
@@ -74,8 +75,9 @@ class _Room:
             return
         for it in said:
             self.comments.put(it.id, True)
+            # As a mention writes them: names and texts are in NFC, ids are whatever their tokens say.
             self.people.put(it.u.name.casefold(), it.u.id)
-            self.people.put(it.u.id.casefold(), it.u.id)
+            self.people.put(unicodedata.normalize("NFC", it.u.id).casefold(), it.u.id)
 
 
 class Known:

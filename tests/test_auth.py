@@ -4,6 +4,8 @@ import asyncio
 import base64
 import hmac
 import json
+import re
+import unicodedata
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,12 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
-from edge import auth
+from edge import auth, wire
 from edge.auth import Identity, KeyComing, Tokens, jwks, keys, tokens, turns
+from edge.auth.identity import check_shown
 from edge.auth.jwks import Jwks
 from edge.auth.keys import Key, Keys, jwks_keys, public_key, secret
 from edge.auth.mint import mint
@@ -81,6 +86,74 @@ def test_claims_become_an_identity() -> None:
     plain = tokens.verify(raw(HS256, GOOD | {"scope": ["score"]}), NOW)
     assert plain == Identity(user="ann", name="ann", scopes=frozenset({"score"}), exp=NOW + 60)
     assert plain.public() == {"id": "ann", "name": "ann"}
+
+
+GOOD_NAMES = [
+    "Ann 👩\u200d💻", "❤️\u200d🔥Bob", "علی\u200cرضا", "🫨 Zed", "Ann\xa0B", "Rene\u0301", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "가" * 64,
+    "e\u0301" * 64, "שלום\u200f",
+]  # fmt: skip
+BAD_NAMES = {
+    "Z" + "\u0301" * 63: "it has too many marks on one letter",
+    "Z" + "\u0301\u200d" * 20: "it has too many marks on one letter",
+    "\u200d\ufe0f": "it is empty",
+    " \xa0": "it is empty",
+    "a\u202eb": "it contains U+202E, a character that is not to be shown",
+    "a\nb": "it contains U+000A, a character that is not to be shown",
+    "a\ud800": "it contains U+D800, a character that is not to be shown",
+    "x" * 65: "it has more than 64 characters",
+}
+
+
+@pytest.mark.parametrize("name", GOOD_NAMES)
+def test_names_are_as_people_write_them(name: str) -> None:
+    claims = {"name": name, "role": name, "badges": [name]}
+    normal = unicodedata.normalize("NFC", name)
+    identity = Tokens(KEY).verify(raw(HS256, GOOD | claims), NOW)
+    assert (identity.name, identity.role, identity.badges) == (normal, normal, (normal,))
+    assert Tokens(KEY).verify(mint(GOOD | claims, KEY.encode()), NOW) == identity
+    assert auth.spoken_for(wire.Author("ann", name)).name == normal
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+@pytest.mark.parametrize("claim", ["name", "role", "badges"])
+def test_names_that_are_not_shown(claim: str, name: str) -> None:
+    claims = {claim: [name] if claim == "badges" else name}
+    assert unauthorized(Tokens(KEY), raw(HS256, GOOD | claims)) == f"{claim}: {BAD_NAMES[name]}"
+    with pytest.raises(ValueError, match="^" + re.escape(f"{claim}: {BAD_NAMES[name]}") + "$"):
+        mint(GOOD | claims, KEY.encode())
+    with pytest.raises(EdgeError) as caught:
+        auth.spoken_for(wire.Author("ann", **{claim: claims[claim]}))
+    assert (caught.value.name, caught.value.message) == ("bad_request", f"u.{claim}: {BAD_NAMES[name]}")
+
+
+@given(st.text(st.characters(codec=None, exclude_categories=()), min_size=1, max_size=70))
+def test_a_name_is_as_clean_as_a_text(name: str) -> None:
+    try:
+        shown = check_shown(name, "name")
+    except EdgeError as bad:
+        assert bad.name == "unauthorized"
+        assert len(name) > 64 or refused_text(name)
+        return
+    assert shown == wire.clean_text(name) == check_shown(shown, "name")
+    assert len(shown) <= 64
+
+
+def refused_text(text: str) -> bool:
+    try:
+        return len(wire.clean_text(text)) > 64
+    except EdgeError:
+        return True
+
+
+def test_who_has_no_name_goes_by_the_user() -> None:
+    found = Tokens(KEY).verify(raw(HS256, GOOD | {"sub": "rene\u0301"}), NOW)
+    assert (found.user, found.name) == ("rene\u0301", "ren\xe9")
+    assert "sub: it has too many marks" in unauthorized(Tokens(KEY), raw(HS256, GOOD | {"sub": "z" + "\u0301" * 63}))
+
+
+@pytest.mark.parametrize("rooms", [["\ud800"], ["a", "a b"], [""], ["x" * 65], ["é"]])
+def test_rooms_that_are_none(rooms: list[str]) -> None:
+    assert unauthorized(Tokens(KEY), raw(HS256, GOOD | {"rooms": rooms})).startswith("rooms: a room is 1 to 64")
 
 
 def test_what_an_identity_may_do() -> None:
@@ -498,9 +571,10 @@ async def test_keys_come_and_are_fetched_again_for_one_that_is_unknown(
     first = ours.verify(signed("RS256", "one"), NOW)
     assert first.user == "ann"
     for i in range(20):  # no sender of tokens can make it fetch more often
-        assert "its key is not known" in unauthorized(ours, signed("RS256", f"{i}"))
+        assert 1 <= not_yet(ours, signed("RS256", f"{i}")) <= jwks.AGAIN_S
     refused = signed("ES256", "two")
-    assert "its algorithm is not HS256 or RS256" in unauthorized(ours, refused)
+    assert not_yet(ours, refused) == not_yet(ours, refused)
+    assert "its algorithm is not HS256 or RS256" in unauthorized(ours, signed("ES256"))
     assert lister.asked == 1
     monkeypatch.setattr(jwks, "AGAIN_S", 0.0)
     lister.body = listed(jwk("ES256", kid="two"))
@@ -515,6 +589,36 @@ async def test_keys_come_and_are_fetched_again_for_one_that_is_unknown(
     assert lister.asked == 2
     unauthorized(ours, raw(HS256 | {"kid": "three"}, GOOD, key="w" * 32))
     assert lister.asked == 2, "a list has no secrets: nobody asks it for one"
+
+
+def not_yet(tokens: Tokens, token: str) -> float:
+    """In how many seconds its key may be asked for."""
+    with pytest.raises(EdgeError, match="key is not known yet") as caught:
+        tokens.verify(token, NOW)
+    assert caught.value.name == "unavailable"
+    assert not isinstance(caught.value, KeyComing)
+    assert caught.value.retry_after is not None
+    return caught.value.retry_after
+
+
+async def test_a_key_that_a_fetch_did_not_bring_is_nobodys(
+    lister: Lister, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jwks, "NAMES", 3)
+    ours = start()
+    await until_async(lambda: lister.settled == 1)
+    assert not_yet(ours, signed("RS256", "two")) <= jwks.AGAIN_S
+    monkeypatch.setattr(jwks, "AGAIN_S", 0.0)
+    with pytest.raises(KeyComing):
+        ours.verify(signed("RS256", "three"), NOW)
+    await until_async(lambda: lister.settled == 2)
+    monkeypatch.setattr(jwks, "AGAIN_S", 10.0)
+    for name in ("two", "three"):
+        assert "its key is not known" in unauthorized(ours, signed("RS256", name)), "it was looked for"
+    not_yet(ours, signed("RS256", "four"))
+    assert "its key is not known" in unauthorized(ours, signed("RS256", "five")), "so many names are kept, and no more"
+    not_yet(ours, signed("RS256", "four"))
+    assert lister.asked == 2
 
 
 async def test_a_fetch_that_hangs_holds_up_nobody(

@@ -12,7 +12,9 @@ from broker.base import CHAT, Entry, Unavailable
 from broker.memory import MemoryBroker, Store
 from broker.store import Limits
 from edge import known, wire
+from edge.auth import spoken_for
 from edge.errors import EdgeError
+from edge.ingest.text import mentions
 from edge.known import ANSWER, ASK, Known
 from tests.server import until_async
 
@@ -146,6 +148,15 @@ async def test_what_comes_by_itself_is_followed_and_holes_are_read() -> None:
         it.gone.add("c1")
         assert it.known.find("r", "c1", []) is None
         await refused("unknown_comment", it.look("c1", "ann", lenient=True))
+
+
+async def test_a_name_is_found_however_its_token_writes_it() -> None:
+    broker = Slow()
+    async with town(broker) as it:
+        author = spoken_for(wire.Author(id="zoe\u0308", name="Rene\u0301"))
+        await say(broker, "c1", user=author.user, name=author.name)
+        for text in ("@Ren\xe9", "@rene\u0301", "@REN\xc9", "@zo\xeb", "@Zoe\u0308"):
+            assert await it.look(None, *mentions(wire.clean_text(text))) == ("zoe\u0308",)
 
 
 async def test_a_room_that_is_numbered_anew_is_read_anew() -> None:

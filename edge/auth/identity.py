@@ -9,6 +9,7 @@ from edge.errors import EdgeError
 
 SCOPES = frozenset({"read", "comment", "paid", "score", "moderate", "admin"})
 BADGES = 8
+NAME_CHARS = 64
 TIER_MOST = 2**53 - 1  # what JavaScript reads exactly
 
 
@@ -69,13 +70,18 @@ def identity_of(claims: Claims) -> Identity:
         raise EdgeError("unauthorized", "tier: a whole number of at most 53 bits")
     if claims.reputation is not None and not 0 <= claims.reputation <= 1:
         raise EdgeError("unauthorized", "reputation: a number from 0 to 1")
+    user = check_name(claims.sub, "sub")
+    try:
+        rooms = None if claims.rooms is None else frozenset(map(wire.check_room, claims.rooms))
+    except EdgeError as bad:
+        raise EdgeError("unauthorized", f"rooms: {bad.message}") from None
     return Identity(
-        user=check_name(claims.sub, "sub"),
-        name=check_name(claims.name, "name") if claims.name else claims.sub,
+        user=user,
+        name=check_shown(claims.name, "name") if claims.name else check_shown(user, "sub"),
         scopes=SCOPES.intersection(scopes),  # a scope of a later version means nothing here
-        rooms=None if claims.rooms is None else frozenset(claims.rooms),
-        role=check_name(claims.role, "role") if claims.role else None,
-        badges=tuple(check_name(badge, "badges") for badge in claims.badges[:BADGES]),
+        rooms=rooms,
+        role=check_shown(claims.role, "role") if claims.role else None,
+        badges=tuple(check_shown(badge, "badges") for badge in claims.badges[:BADGES]),
         tier=claims.tier,
         exp=claims.exp,
         reputation=claims.reputation,
@@ -83,9 +89,17 @@ def identity_of(claims: Claims) -> Identity:
 
 
 def check_name(name: str, what: str) -> str:
-    """Names are shown to every viewer, so they are as harmless as a comment's text."""
-    if not 1 <= len(name) <= 64 or not name.isprintable() or name.isspace():
-        raise EdgeError("unauthorized", f"{what}: 1 to 64 printable characters")
+    """One by which somebody is known, taken as it stands: bans and limits compare it."""
+    if not 1 <= len(name) <= NAME_CHARS or not name.isprintable() or name.isspace():
+        raise EdgeError("unauthorized", f"{what}: 1 to {NAME_CHARS} printable characters")
+    return name
+
+
+def check_shown(name: str, what: str) -> str:
+    """One that is shown to every viewer, in NFC: by the rules of a comment's text."""
+    name = wire.normal(name, NAME_CHARS)
+    if wrong := wire.fault(name, NAME_CHARS):
+        raise EdgeError("unauthorized", f"{what}: it {wrong}")
     return name
 
 
@@ -93,9 +107,9 @@ def spoken_for(author: wire.Author, tier: int | None = None) -> Identity:
     """Who a program of the site's own says that the author is."""
     try:
         user = check_name(author.id, "u.id")
-        name = check_name(author.name, "u.name") if author.name is not None else user
-        role = check_name(author.role, "u.role") if author.role is not None else None
-        badges = tuple(check_name(badge, "u.badges") for badge in author.badges)
+        name = check_shown(author.name, "u.name") if author.name is not None else check_shown(user, "u.id")
+        role = check_shown(author.role, "u.role") if author.role is not None else None
+        badges = tuple(check_shown(badge, "u.badges") for badge in author.badges)
     except EdgeError as bad:
         raise EdgeError("bad_request", bad.message) from None
     return Identity(user, name, role=role, badges=badges, tier=tier)
@@ -103,4 +117,4 @@ def spoken_for(author: wire.Author, tier: int | None = None) -> Identity:
 
 def dev(user: str) -> Identity:
     """Whoever `user` says, with every scope and without an end: for --dev alone."""
-    return Identity(user=check_name(user, "user"), name=user, scopes=SCOPES)
+    return Identity(user=check_name(user, "user"), name=check_shown(user, "user"), scopes=SCOPES)

@@ -18,6 +18,7 @@ AGAIN_S = 10.0  # between two fetches for keys that were not listed
 PAUSE_S = 1.0  # after the first fetch in vain; then twice that, and so on
 PAUSE_MOST_S = 60.0
 BODY_BYTES = 256 * 1024
+NAMES = 1_000  # of keys that were asked for since the last fetch; past it one more is nobody's
 
 
 class Jwks:
@@ -43,16 +44,25 @@ class Jwks:
         self._tried = -AGAIN_S
         self._fetching = True  # from the start: the first is about to begin
         self._failed = 0  # fetches in vain since the last good one
+        self._asked: set[int] = set()  # keys that were not here since the last good fetch: hashes of their names
+        self._sought: set[int] = set()  # and before it, or were listed then: these are not listed now
+        self._listed: set[int] = set()
         self._ended = False
 
-    def missing(self) -> Missing:
-        """A token wants a key that is not here."""
+    def missing(self, kid: str | None) -> Missing:
+        """A token wants a key that is not here. Its name is nobody's where a fetch has come back without it; one that
+        is heard for the first time may have been listed since."""
+        name, full = hash(kid), len(self._asked) >= NAMES
+        sought = kid is None or name in self._sought or (full and name not in self._asked)
+        if kid is not None and not full:
+            self._asked.add(name)
         if self._fetching:
             return "coming"
         if self._failed:  # the next try is set, and nobody can hurry it
             return "away"
-        if asyncio.get_running_loop().time() - self._tried < AGAIN_S:
-            return "unknown"
+        wait_s = self._tried + AGAIN_S - asyncio.get_running_loop().time()
+        if wait_s > 0:
+            return "unknown" if sought else wait_s
         self._fetching = True
         self._wanted.set()
         return "coming"
@@ -106,9 +116,13 @@ class Jwks:
         self._settled()
 
     def _take(self, body: bytes) -> None:
+        before = self._listed
         if body != self._body:
-            self._took(jwks_keys(body))
+            keys = jwks_keys(body)
+            self._took(keys)
             self._body = body
+            self._listed = {hash(key.kid) for key in keys}
+        self._sought, self._asked = self._asked | before, set()
 
     def _forget(self, now: float) -> None:
         if self._body and now - self._fetched >= self._keep_s:

@@ -1,6 +1,7 @@
 # Tokens (JWT) become identities. It owns the keys in use and a bounded memory of what it has verified. It must never
 # read a clock (time is an argument), wait for a key, or show a token in an error.
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeVar
@@ -21,8 +22,9 @@ VERIFIED = 10_000
 REFUSED = 1_000
 REFUSED_S = 10.0
 
-Missing = Literal["coming", "away", "unknown"]
-"""What is known of a key that is not here: it is being asked for, nobody could be asked, or it is nobody's."""
+Missing = Literal["coming", "away", "unknown"] | float
+"""What is known of a key that is not here: it is being asked for, nobody could be asked, or it is nobody's. A number is
+the seconds until it may be asked for."""
 
 
 class KeyComing(EdgeError):
@@ -40,7 +42,7 @@ class _Refusal(Struct, frozen=True):
 class Tokens:
     """Verifies tokens, and mints them for tests. With `audience` or `issuer`, a token must name it.
 
-    `missing` is asked about keys that are not here, and may fetch them; `replace` is how they come."""
+    `missing` is asked about keys that are not here, by their names, and may fetch them; `replace` is how they come."""
 
     def __init__(
         self,
@@ -48,7 +50,7 @@ class Tokens:
         *,
         audience: str | None = None,
         issuer: str | None = None,
-        missing: Callable[[], Missing] | None = None,
+        missing: Callable[[str | None], Missing] | None = None,
     ) -> None:
         self.keys = keys if isinstance(keys, Keys) else Keys([secret(keys)])
         self._audience = audience or None  # empty is how a config file says none
@@ -149,11 +151,13 @@ class Tokens:
         """The key may be one that is not here yet. Returns where it is nobody's."""
         if self._missing is None or header.alg not in PUBLIC:  # a JWKS has no secrets
             return
-        what = self._missing()
+        what = self._missing(header.kid)
         if what == "coming":
             raise KeyComing
         if what == "away":
             raise EdgeError("unavailable", "the token's key is not known, and cannot be fetched now", retry_after=5)
+        if what != "unknown":
+            raise EdgeError("unavailable", "the token's key is not known yet", retry_after=math.ceil(what))
 
     def _decoded_with(self, key: Key, token: str) -> dict[str, Any]:
         return jwt.decode(

@@ -52,6 +52,7 @@ BAD = {
     "ended": "?token=" + TOKENS.mint("ann", time.time() - LEEWAY_S - 1),
     "not yet": "?token=" + TOKENS.mint("ann", 2e9, nbf=1.9e9),
     "no end": "?token=" + jwt.encode({"sub": "ann", "scope": "read"}, KEY, "HS256"),
+    "half a surrogate pair in a room": "?token=" + TOKENS.mint("ann", 2e9, rooms=["\ud800"]),
     "unsigned": "?token=" + jwt.encode({"sub": "ann", "exp": 2e9, "scope": "read"}, None, "none"),
     "another hash": "?token=" + jwt.encode({"sub": "ann", "exp": 2e9, "scope": "read"}, KEY * 2, "HS512"),
     "a name for --dev": "?user=ann",
@@ -74,6 +75,20 @@ def test_the_header_goes_before_the_query(headers: str, server: Server, room: st
     with Raw(server) as raw:
         ask(raw, "sse", room, f"?token={token()}", headers)
         assert raw.reply().status == 401
+
+
+@pytest.mark.parametrize("stream", ["ws", "sse", "poll"])
+def test_two_headers_are_refused(stream: str, server: Server, room: str) -> None:
+    bearer = f"Authorization: Bearer {token()}\r\n"
+    for headers in (bearer * 2, "Authorization: Basic eA==\r\n" + bearer):
+        for first in ("", f"/v1/rooms/{room}"):  # on a connection of its own, and behind what the application answers
+            with Raw(server) as raw:
+                if first:
+                    raw.get(first, bearer)
+                    assert raw.reply().status == 200
+                ask(raw, stream, room, headers=headers)
+                reply = raw.reply()
+                assert (reply.status, reply.error()) == (400, "bad_request")
 
 
 @pytest.mark.parametrize("stream", ["ws", "sse", "poll"])

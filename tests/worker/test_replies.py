@@ -79,6 +79,18 @@ def test_a_mention_finds_who_has_spoken_and_who_is_here(boxes: Boxes, room: str)
         assert "at" not in shown(viewer, told(answer_to(two, room, "mail me@example.com, 5 @ 7"))["id"])
 
 
+def test_a_mention_more_than_so_many_is_refused_wherever_it_stands(boxes: Boxes, room: str) -> None:
+    one, _ = boxes
+    for user in range(10):
+        told(ask(one, "POST", f"/v1/rooms/{room}/comments", {"x": "hi"}, token(f"u{user}")))
+    ten = " ".join(f"@u{user}" for user in range(10))
+    told(answer_to(one, room, ten, user="cy"))
+    for text in (f"{ten} @ghost", f"@ghost {ten}", f"{ten} @eve"):
+        for _ in range(2):
+            reply = answer_to(one, room, text, user="cy")
+            assert (reply.error(), b"more than 10 mentions" in reply.body) == ("bad_text", True)
+
+
 def test_what_an_author_says_behind_one_that_is_looked_up_stays_behind_it(boxes: Boxes, room: str) -> None:
     one, two = boxes
     first = told(say(one, room, "first"))["id"]

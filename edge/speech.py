@@ -101,6 +101,7 @@ class Speech:
         """`done` is called later, or at once; an EdgeError says why the comment was not taken."""
         identity, room = speaker.identity, speaker.room
         text, re, paid = body.x, body.re, body.paid
+        names = mentions(text) if "@" in text else ()
         wall, now = time.time(), time.monotonic()
         ban = self._rules.ban(room, identity.user, wall)
         if ban is not None and not ban.shadow:
@@ -136,7 +137,6 @@ class Speech:
                 self._spawn(self._tell(room, identity.user, wire.own(comment)))
             return
         looked_at = self._look is not None and not identity.moderates
-        names = mentions(text) if "@" in text else ()
         plain = verdict is PUBLISH and not looked_at and re is None and not names and paid is None
         if plain and (not self._behind or (room, identity.user) not in self._behind):  # as most are
             self._offers.take(room, speaker.shown.item(room, made, text, ts), done)

@@ -35,13 +35,14 @@ _BAD_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udf
 ACCENTS = "\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
 """Marks that go with letters of any kind, as a class of a pattern. What is left of them in NFC is rarely writing."""
 _ACCENT = re.compile(f"[{ACCENTS}]")
-# What Unicode 15 to 17 have added: Python 3.11 knows 14, and whoever reads a comment may know more.
-_NEWER = "\u0897\u0cf3\u0ece"
+# What Unicode 15 to 18 have added: Python 3.11 knows 14, and whoever reads a comment may know more.
+_NEWER = "\u05c8\u05c9\u0897\u0b53\u0b54\u0cf3\u0ece\u1acf-\u1af0"
 _NEWER_FAR = (
-    "\U00010d69-\U00010d6d\U00010efa-\U00010eff\U00011241\U000113b8-\U000113c0\U000113c2\U000113c5"
-    "\U000113c7-\U000113ca\U000113cc-\U000113d0\U000113d2\U000113e1\U000113e2\U00011b60-\U00011b67"
+    "\U00010d69-\U00010d6d\U00010ecb-\U00010ecf\U00010ef0-\U00010eff\U00011241\U000113b8-\U000113c0\U000113c2\U000113c5"
+    "\U000113c7-\U000113ca\U000113cc-\U000113d0\U000113d2\U000113e1\U000113e2\U00011b60-\U00011b67\U00011df0"
     "\U00011f00\U00011f01\U00011f03\U00011f34-\U00011f3a\U00011f3e-\U00011f42\U00011f5a"
-    "\U00013447-\U00013455\U0001611e-\U0001612f\U0001e08f\U0001e4ec-\U0001e4ef\U0001e5ee\U0001e5ef"
+    "\U00013447-\U00013455\U0001611e-\U0001612f\U0001d127\U0001d128\U0001d250-\U0001d252\U0001d25b\U0001d25c"
+    "\U0001d25f\U0001d280\U0001d281\U0001e08f\U0001e4ec-\U0001e4ef\U0001e5ee\U0001e5ef"
     "\U0001e6e3\U0001e6e6\U0001e6ee\U0001e6ef\U0001e6f5"
 )
 MARKS = "".join(chr(code) for code in range(0x300, 0x10000) if unicodedata.category(chr(code))[0] == "M") + _NEWER

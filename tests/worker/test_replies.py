@@ -47,6 +47,7 @@ def test_a_reply_finds_its_comment_wherever_it_was_said(boxes: Boxes, room: str)
         viewer = viewer_of(raw, room, token("eve"))
         for _ in range(4):  # at whichever worker
             first = told(say(one, room, "first"))["id"]
+            shown(viewer, first)  # as whoever answers has seen it
             second = told(answer_to(two, room, "second", first))["id"]
             assert shown(viewer, second)["re"] == first
     for re in ("nobodysaidthis", first[:-1] + ("b" if first.endswith("a") else "a")):
@@ -59,7 +60,10 @@ def test_a_reply_finds_its_comment_wherever_it_was_said(boxes: Boxes, room: str)
 
 def test_a_reply_to_what_is_gone_is_refused(boxes: Boxes, room: str) -> None:
     one, two = boxes
-    first = told(say(one, room, "first"))["id"]
+    with Raw(one) as raw:
+        viewer = viewer_of(raw, room, token("eve"))
+        first = told(say(one, room, "first"))["id"]
+        shown(viewer, first)
     told(answer_to(two, room, "second", first))
     told(ask(one, "DELETE", f"/v1/rooms/{room}/comments/{first}"))
     assert answer_to(one, room, "third", first).error() == "unknown_comment"

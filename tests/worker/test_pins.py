@@ -44,6 +44,7 @@ def test_a_pin(tmp_path: Path, room: str) -> None:
         texts_until(viewer, "and this")
         told(ask(server, "PUT", path, {"id": other}))
         told(ask(server, "DELETE", path))
-        assert [viewer.message("state")["pin"] for _ in range(2)][1] is None
+        said = [viewer.message("state")["pin"] for _ in range(2)]
+        assert [pin and pin["id"] for pin in said] == [other, None]
         trail = told(ask(server, "GET", f"/v1/rooms/{room}/audit"))["audit"]
-        assert [line["what"] for line in trail] == ["unpin", "pin", "delete", "pin"]
+        assert [line["what"] for line in trail] == ["unpin", "pin", "unpin", "delete", "pin"]

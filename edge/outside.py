@@ -20,7 +20,7 @@ class _Comment(wire.CommentBody, kw_only=True):
     u: wire.Author
 
 
-_comment = msgspec.json.Decoder(_Comment)
+_comment = msgspec.json.Decoder(_Comment).decode
 
 
 class Outside:
@@ -42,10 +42,7 @@ class Outside:
 
     async def _commented(self, room: str, body: bytes) -> wire.Message:
         wire.check_room(room)
-        try:
-            said = _comment.decode(body)
-        except (ValueError, RecursionError) as bad:
-            raise EdgeError("bad_json", str(bad)) from None
+        said = wire.decoded(_comment, body)
         said.x = wire.clean_text(said.x)
         ack = await self._comment(spoken_for(said.u), room, said)
         return {key: value for key, value in ack.items() if key != "t"}

@@ -8,8 +8,8 @@ import os
 import re
 import unicodedata
 from base64 import urlsafe_b64encode
-from collections.abc import Container, Iterable, Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -69,6 +69,7 @@ Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+\
 Room = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 Reaction = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z0-9_]+\Z")]
 
+T = TypeVar("T")
 Message = dict[str, Any]
 """One object of the protocol, on its way to clients."""
 
@@ -146,7 +147,7 @@ def decode_op(data: bytes, *, binary: bool = False) -> Op:
         words = str(bad)
         raise EdgeError("bad_op" if words.endswith("`$.op`") or "field `op`" in words else "bad_json", words) from None
     except (ValueError, RecursionError) as bad:
-        raise EdgeError("bad_json", malformed(bad)) from None
+        raise EdgeError("bad_json", _malformed(bad)) from None
     if isinstance(op, Comment):
         try:
             op.x = clean_text(op.x)
@@ -158,33 +159,34 @@ def decode_op(data: bytes, *, binary: bool = False) -> Op:
 
 def decode_comment(data: bytes) -> CommentBody:
     """The body of POST …/comments."""
-    try:
-        body = _json_comment.decode(data)
-    except (ValueError, RecursionError) as bad:
-        raise EdgeError("bad_json", malformed(bad)) from None
+    body = decoded(_json_comment.decode, data)
     body.x = clean_text(body.x)
     return body
 
 
 def decode_reaction(data: bytes) -> str:
     """The kind in the body of POST …/reactions."""
-    try:
-        return _json_reaction.decode(data).k
-    except (ValueError, RecursionError) as bad:
-        raise EdgeError("bad_json", malformed(bad)) from None
+    return decoded(_json_reaction.decode, data).k
 
 
 def decode_event(data: bytes) -> dict[str, Any]:
     """The body of POST …/score: any JSON object, as deep and as long as every encoding can carry."""
-    try:
-        event = _json_event.decode(data)
-    except (ValueError, RecursionError) as bad:
-        raise EdgeError("bad_json", malformed(bad)) from None
+    event = decoded(_json_event.decode, data)
     _check_event(event)
     return event
 
 
-def malformed(bad: Exception) -> str:
+def decoded(decode: Callable[[bytes], T], data: bytes, problem: str = "bad_json") -> T:
+    """What `decode` makes of it, or what is wrong with it: `problem` where it is JSON, but not that."""
+    try:
+        return decode(data)
+    except msgspec.ValidationError as bad:
+        raise EdgeError(problem, str(bad)) from None
+    except (ValueError, RecursionError) as bad:
+        raise EdgeError("bad_json", _malformed(bad)) from None
+
+
+def _malformed(bad: Exception) -> str:
     """What a decoder has against some bytes, in words."""
     return "nested too deeply" if isinstance(bad, RecursionError) else str(bad)
 

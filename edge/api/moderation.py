@@ -65,6 +65,9 @@ class _Decision(msgspec.Struct, forbid_unknown_fields=True):
     approve: bool
 
 
+_decision = msgspec.json.Decoder(_Decision).decode
+
+
 class Moderation:
     def __init__(self, office: Office, speaker: Speaker, body: Body) -> None:
         self._desk = office.desk
@@ -160,10 +163,7 @@ class Moderation:
 
     async def decide(self, request: web.Request) -> web.Response:
         who, room = self._who(request)
-        try:
-            decision = msgspec.json.decode(await self._body(request), type=_Decision)
-        except (ValueError, RecursionError) as bad:
-            raise EdgeError("bad_json", str(bad)) from None
+        decision = wire.decoded(_decision, await self._body(request))
         return answer(await self._review.decide(who, room, request.match_info["id"], decision.approve, time.time()))
 
     async def verdicts(self, request: web.Request) -> web.Response:

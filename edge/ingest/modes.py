@@ -5,12 +5,11 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from edge.errors import EdgeError
 from edge.ingest.limits import Author
 from edge.ingest.meter import Meter, Switch
 from edge.ingest.text import emote_only
 from edge.ingest.verdict import Refusal
-from edge.wire import malformed
+from edge.wire import decoded
 
 SLOW_MOST_S = 6 * 3600
 AUTO_ON = 20_000
@@ -32,17 +31,12 @@ class Mode(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 OPEN = Mode()
-_decoder = msgspec.json.Decoder(Mode)
+_mode = msgspec.json.Decoder(Mode).decode
 
 
 def decode(data: bytes) -> Mode:
     """The body of PUT …/mode, or bad_mode saying what is wrong in it. What it does not name is as in an open room."""
-    try:
-        return _decoder.decode(data)
-    except msgspec.ValidationError as bad:
-        raise EdgeError("bad_mode", str(bad)) from None
-    except (ValueError, RecursionError) as bad:
-        raise EdgeError("bad_json", malformed(bad)) from None
+    return decoded(_mode, data, "bad_mode")
 
 
 def check(

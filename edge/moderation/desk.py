@@ -57,7 +57,7 @@ class Desk:
     async def pin(self, who: Identity, room: str, body: bytes, now: float) -> wire.Message:
         """A comment that the room's log shows, as it is there; in the place of the one before. The log shows what was
         retracted still."""
-        id_ = decoded(body, _Pin, "bad_json").id
+        id_ = wire.decoded(_pin, body).id
         comment = await self._retraction.comment(room, id_)
         if comment is None or await self._retraction.is_gone(room, id_):
             raise EdgeError("unknown_comment")
@@ -78,10 +78,10 @@ class Desk:
         return {kind: [msgspec.structs.asdict(entry) for entry in msgspec.json.decode(kept.value, type=wanted)]}
 
     async def set_words(self, who: Identity, room: str, body: bytes, now: float) -> wire.Message:
-        return await self._set_list(who, room, "words", WORDS, decoded(body, list[Entry], "bad_words"), words_of, now)
+        return await self._set_list(who, room, "words", WORDS, wire.decoded(_words, body, "bad_words"), words_of, now)
 
     async def set_patterns(self, who: Identity, room: str, body: bytes, now: float) -> wire.Message:
-        found = decoded(body, list[Pattern], "bad_pattern")
+        found = wire.decoded(_patterns, body, "bad_pattern")
         return await self._set_list(who, room, "patterns", PATTERNS, found, patterns_of, now)
 
     async def _set_list(
@@ -94,7 +94,7 @@ class Desk:
         return {name: [msgspec.structs.asdict(entry) for entry in entries]}
 
     async def ban(self, who: Identity, room: str, user: str, body: bytes, now: float) -> wire.Message:
-        asked = decoded(body or b"{}", _Ban, "bad_json")
+        asked = wire.decoded(_ban, body or b"{}")
         ban = Ban(user, None if asked.seconds is None else now + asked.seconds, asked.shadow)
         told = msgspec.to_builtins(ban)
         await self._trail.note(who.user, room, now, "ban", told)
@@ -119,11 +119,7 @@ class Desk:
         return {"user": user}
 
 
-def decoded(body: bytes, kind: Any, problem: str) -> Any:
-    """The body of a moderator's request, or what is wrong with it: `problem` where it is JSON, but not that."""
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.ValidationError as bad:
-        raise EdgeError(problem, str(bad)) from None
-    except (ValueError, RecursionError) as bad:
-        raise EdgeError("bad_json", wire.malformed(bad)) from None
+_pin = msgspec.json.Decoder(_Pin).decode
+_ban = msgspec.json.Decoder(_Ban).decode
+_words = msgspec.json.Decoder(list[Entry]).decode
+_patterns = msgspec.json.Decoder(list[Pattern]).decode

@@ -83,7 +83,11 @@ class Review:
         self.left.pop(change.key, None)
         if isinstance(change, Kept):
             self._waiting.setdefault(room, set()).add(change.key)
-            it = _left(change.value)
+            try:
+                it = _left(change.value)
+            except msgspec.DecodeError as bad:
+                log.error("what is kept as %s is no comment that waits: %s", change.key, bad)
+                return
             if it.unlooked or it.approved is not None:
                 self.left[change.key] = it.approved is not None
         elif (keys := self._waiting.get(room)) is not None:

@@ -274,3 +274,12 @@ async def test_a_ban_is_in_the_trail_whatever_becomes_of_the_rest() -> None:
         ban = it.rules.ban("r", "bad", NOW)
         assert ban is not None
         assert await it.lines() == ["ban"]
+
+
+@pytest.mark.parametrize("junk", [b"", b"{", b"[]", b'{"unlooked":"yes"}', b"\xff"])
+async def test_junk_in_the_queue_stops_nobody(junk: bytes) -> None:
+    async with parts() as it:
+        await it.broker.keep("pending.r.junk", junk, None)
+        await it.review.start()
+        await it.review.hold(held("c1", unlooked=True))
+        assert it.review.left == {"pending.r.c1": False}

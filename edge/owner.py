@@ -68,7 +68,8 @@ class _Held:
 class Owner:
     """`share` is this worker's number on its box and how many there are: what it takes at once when nobody else is
     there. `alone`: nobody else ever is. `spawn` starts a task. `reactions` are the kinds that are counted.
-    `gone` are the comments of a room that are to be shown no more, `banned` the users who are out of it for good."""
+    `gone` are the comments of a room that are to be shown no more, `banned` the users who are out of it for good.
+    `counted` is given what workers have taken of rooms that are written here."""
 
     def __init__(
         self,
@@ -80,6 +81,7 @@ class Owner:
         reactions: tuple[str, ...] = (),
         gone: Callable[[str], Collection[str]] = lambda _room: (),
         banned: Callable[[str], Collection[str]] = lambda _room: (),
+        counted: Callable[[bytes], None] = lambda _counts: None,
     ) -> None:
         self.name = secrets.token_hex(6)
         self._broker = broker
@@ -93,6 +95,7 @@ class Owner:
         self._kinds = reactions
         self._gone = gone
         self._banned = banned
+        self._counted = counted
         self._held: dict[int, _Held] = {}
         self._taking: set[int] = set()
         self._places = asyncio.Semaphore(TAKING)
@@ -214,6 +217,7 @@ class Owner:
                 self._held[number] = held
                 await self._broker.hear(f"jobs.{number}", lambda message: self._reported(held, message))
                 await self._broker.hear(f"react.{number}", lambda message: self._reacted(held, message))
+                await self._broker.hear(f"crowd.{number}", self._counted)
                 await self._broker.consume(number, standing.after, self)
                 await self._broker.emit(WANTED, msgspec.msgpack.encode(number))
                 self.figures["owner_taken"] += 1
@@ -259,6 +263,7 @@ class Owner:
         await self._broker.leave(held.shard.number)
         await self._broker.unhear(f"jobs.{held.shard.number}")
         await self._broker.unhear(f"react.{held.shard.number}")
+        await self._broker.unhear(f"crowd.{held.shard.number}")
         await held.lease.release()  # last: until then nobody takes it, this worker neither
 
     async def _renew(self, held: _Held) -> None:

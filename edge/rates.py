@@ -59,14 +59,6 @@ class RoomRates:
                 found[room] = found.get(room, 0.0) + rate
         return found
 
-    def speaks(self, room: str, now: float) -> bool:
-        """Whether it falls to this worker to tell a room's viewers what all workers find at about the same time: it is
-        the first by name of those that have said lately what they are offered there."""
-        return not any(
-            room in said.rates and worker < self._worker and now - said.when <= FRESH_S
-            for worker, said in self._said.items()
-        )
-
     def _forget(self, now: float) -> None:
         for worker in [worker for worker, said in self._said.items() if now - said.when > FRESH_S]:
             del self._said[worker]

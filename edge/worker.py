@@ -32,7 +32,7 @@ from edge.box import Box
 from edge.config import Config
 from edge.errors import EdgeError
 from edge.hands import Hands
-from edge.ingest.pipeline import Event, Guarded, Pipeline, Slowed
+from edge.ingest.pipeline import Pipeline
 from edge.known import Known
 from edge.moderation.office import Office
 from edge.offers import Offers
@@ -143,7 +143,15 @@ class Worker:
         )
         kinds = config.rooms.reactions
         self.owner = Owner(
-            link, config.rooms.flush_ms, (number, count), alone, self.spawn, kinds, rules.gone, rules.banned
+            link,
+            config.rooms.flush_ms,
+            (number, count),
+            alone,
+            self.spawn,
+            kinds,
+            rules.gone,
+            rules.banned,
+            self._counted,
         )
         self.reactions = Reactions(link, self.pipeline, rules, kinds, self.spawn)
         self.reports = Reports(link, self.owner.name, self.engine.jobs)
@@ -275,22 +283,10 @@ class Worker:
         self.loop.call_later(1.0, self.housekeep)  # first: whatever goes wrong in this one, the next one comes
         self.watch.housekeep(self.loop.time())
         now = time.monotonic()
-        for room, event in self.pipeline.turn(now, self.room_rates.elsewhere(now)):
-            self._happened(room, event)
-        self.office.housekeep(self.engine.room_of)
+        self.pipeline.turn(now, self.room_rates.elsewhere(now))
+        self.office.housekeep(self.engine.room_of, now)
         self.spawn(self._report())
         self._post()
-
-    def _happened(self, room: str, event: Event) -> None:
-        """In a room, at this worker: all are told of a slow mode, and moderators of the rest."""
-        if isinstance(event, Slowed):
-            log.warning("room %s: %s", room, event)
-            if self.room_rates.speaks(room, time.monotonic()):
-                self.office.alarms.say(room, {"mode": msgspec.to_builtins(event.mode), "auto": event.on})
-        elif isinstance(event, Guarded):
-            self.office.alarms.unguarded(room, msgspec.to_builtins(event.mode))
-        else:
-            self.office.alarms.happened(room, event)
 
     async def _report(self) -> None:
         with contextlib.suppress(BrokerError):
@@ -301,9 +297,14 @@ class Worker:
         with contextlib.suppress(msgspec.DecodeError):
             self.room_rates.heard(message, time.monotonic())
 
+    def _counted(self, message: bytes) -> None:
+        self.office.alarms.crowds.heard(message, time.monotonic())
+
     def _wanted(self, message: bytes) -> None:
         with contextlib.suppress(msgspec.DecodeError):
-            self.spawn(self.reports.wanted(msgspec.msgpack.decode(message, type=int)))
+            shard = msgspec.msgpack.decode(message, type=int)
+            self.spawn(self.reports.wanted(shard))
+            self.office.alarms.crowds.wanted(shard)
 
     def metrics(self) -> str:
         self._post()

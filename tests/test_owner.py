@@ -85,6 +85,16 @@ async def test_a_flood_is_sampled_and_all_of_it_is_counted() -> None:
         assert all(len(batch["m"]) <= BATCH_COMMENTS for batch in log_of(store))
 
 
+async def test_counts_of_rooms_are_heard_as_long_as_they_are_written_here() -> None:
+    broker = MemoryBroker(Store())
+    subject = f"crowd.{broker.shard_of(ROOM)}"
+    heard: list[bytes] = []
+    async with owner(broker, counted=heard.append):
+        await broker.emit(subject, b"1")
+    await broker.emit(subject, b"2")
+    assert heard == [b"1"]
+
+
 async def test_items_that_are_none_stop_nobody() -> None:
     store = Store()
     broker = MemoryBroker(store)

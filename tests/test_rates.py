@@ -48,18 +48,6 @@ async def test_the_newest_word_holds_and_for_three_seconds() -> None:
     assert fleet.workers["b"]._said == {}
 
 
-async def test_one_of_those_who_know_of_each_other_speaks() -> None:
-    fleet = Fleet("a", "b", "c")
-    assert all(worker.speaks("derby", 100.0) for worker in fleet.workers.values())
-    for name in ("b", "c"):
-        await fleet.workers[name].tell({"derby": 200.0})
-    await fleet.workers["a"].tell({"final": 200.0})
-    assert [name for name, worker in fleet.workers.items() if worker.speaks("derby", 100.0)] == ["a", "b"]
-    await fleet.workers["a"].tell({"derby": 0.0})  # slow, though little is said there now
-    assert [name for name, worker in fleet.workers.items() if worker.speaks("derby", 100.0)] == ["a"]
-    assert fleet.workers["b"].speaks("derby", 100.1 + FRESH_S)  # the other is gone
-
-
 async def test_a_message_has_the_rooms_with_most_and_is_bounded() -> None:
     fleet = Fleet("a", "b")
     await fleet.workers["a"].tell({f"r{number}": float(number) for number in range(ROOMS + 44)})

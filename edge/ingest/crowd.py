@@ -1,13 +1,16 @@
 # What many do at once: the same text from many users is damped, and a sudden crowd on one target or of new accounts is
 # told to the moderators. It owns what a room has seen lately, in bounded tables. It must never judge one comment by
-# itself, nor keep a text past its window.
+# itself, nor keep a text past its window. The same text is looked for by each worker; crowds are counted by all of them
+# together, for those who make one come by any (edge/moderation/crowds.py).
 #
 # Near-identical: of a text's distinct words the four with the least hashes are its sketch, and any three of the four
 # name it. So a text in which one word was put in, left out or replaced still shares a name with the one before: the
 # least three of what both have are within the least four of either. Hashes have keys that are others in each process,
 # so nobody can choose words by theirs (edge/_fast/sketch.pyx). Texts that share a name are compared, for all that they
 # have in common may be three words that everybody uses today.
-from typing import NamedTuple
+from collections.abc import Mapping
+from heapq import nlargest
+from operator import itemgetter
 
 from edge._fast.sketch import GRAM, LEAST_WORDS, LONG, UNSPACED, Names, Sketch
 from edge.ingest.meter import Meter, Switch
@@ -27,16 +30,12 @@ NEW_SHARE = 0.5
 """Of all comments: only where newcomers are that many, they are a crowd and not just growth."""
 ALARM_S = 10.0
 CALM_S = 30.0
-TARGETS = 1024
-
-
-class Alarm(NamedTuple):
-    """`kind` is "target" or "newcomers"; `target` is a name that is mentioned or the id of a comment, else ''. `on` is
-    False where it is over."""
-
-    kind: str
-    target: str
-    on: bool
+TARGETS = 4096
+"""That are counted in a room: by a worker in a second, and by the one that adds it all up."""
+LONGEST = 64
+"""Characters of one that is counted: no user's name or comment's id has more."""
+LOUD = 256
+"""Of these an alarm may be on for so many at once."""
 
 
 Said = tuple[int, str, str]
@@ -115,54 +114,73 @@ first = Sketch((hash("edge.crowd.start"), hash("edge.crowd.step"))).first
 """The four names of a text, by its skeleton, where somebody has said the like."""
 
 
-class Crowds:
-    """A room's alarms: each goes on once, and off once it has been calm for a while."""
+class Counts:
+    """What one worker has taken of a room since it said so last: all comments, newcomers' among them, and how many
+    spoke to whom."""
 
-    __slots__ = ("_loud", "_new", "_new_switch", "_targets", "all")
+    __slots__ = ("all", "new", "targets")
 
     def __init__(self) -> None:
-        self.all = Meter(ALARM_S)
+        self.all = 0
+        self.new = 0
+        self.targets: dict[str, int] = {}
+
+    def said(self, targets: tuple[str, ...], newcomer: bool) -> None:
+        """A comment that speaks to `targets`, or is a newcomer's; any other is one more of `all`, and that is it."""
+        self.all += 1
+        self.new += newcomer
+        for target in targets:
+            count = self.targets.get(target, 0)
+            if count or (len(self.targets) < TARGETS and len(target) <= LONGEST):
+                self.targets[target] = count + 1
+
+    def largest(self, most: int) -> dict[str, int]:
+        """The targets that most speak to."""
+        if len(self.targets) <= most:
+            return self.targets
+        return dict(nlargest(most, self.targets.items(), key=itemgetter(1)))
+
+
+class Crowds:
+    """A room's, as all workers together see them: each goes on once, and off once it has been calm for a while."""
+
+    __slots__ = ("_all", "_loud", "_new", "_new_switch", "_targets")
+
+    def __init__(self) -> None:
+        self._all = Meter(ALARM_S)
         self._targets: Recent[str, Meter] = Recent(TARGETS)
         self._loud: dict[str, tuple[Meter, Switch]] = {}  # the targets that an alarm is on for: few
         self._new = Meter(ALARM_S)
         self._new_switch = Switch(NEW_ON, NEW_OFF, CALM_S)
 
-    def said(self, targets: tuple[str, ...], newcomer: bool, now: float) -> list[Alarm]:
-        """A comment that speaks to `targets`, or is a newcomer's; any other goes to `all.add` alone. What goes on is
-        told here, what goes off by `turn`."""
-        self.all.add(now)
-        alarms: list[Alarm] = []
-        if newcomer:
-            self._new.add(now)
-            if not self._new_switch.is_on and self._turn_new(now):
-                alarms.append(Alarm("newcomers", "", True))
-        for target in targets:
+    def add(self, comments: int, new: int, targets: Mapping[str, int], now: float) -> None:
+        """What a worker has counted."""
+        self._all.add(now, comments)
+        self._new.add(now, new)
+        for target, count in targets.items():
             meter = self._targets.get(target) or Meter(ALARM_S)
-            meter.add(now)
+            meter.add(now, count)
             self._targets.put(target, meter)
-            if meter.seen(now) >= TARGET_ON and target not in self._loud and len(self._loud) < TARGETS:
-                switch = Switch(TARGET_ON, TARGET_OFF, CALM_S)
-                switch.turn(TARGET_ON, now)
-                self._loud[target] = meter, switch
-                alarms.append(Alarm("target", target, True))
-        return alarms
+            if meter.seen(now) >= TARGET_ON and target not in self._loud and len(self._loud) < LOUD:
+                self._loud[target] = meter, Switch(TARGET_ON, TARGET_OFF, CALM_S)
+                self._loud[target][1].turn(TARGET_ON, now)
 
-    def turn(self, now: float) -> list[Alarm]:
-        """To be called about once a second: what is over."""
-        alarms: list[Alarm] = []
-        for target, (meter, switch) in list(self._loud.items()):
-            if switch.turn(meter.seen(now), now) is False:
-                del self._loud[target]
-                alarms.append(Alarm("target", target, False))
-        if self._new_switch.is_on and self._turn_new(now) is False:
-            alarms.append(Alarm("newcomers", "", False))
-        return alarms
-
-    @property
-    def is_on(self) -> bool:
-        """Some alarm is."""
-        return self._new_switch.is_on or bool(self._loud)
-
-    def _turn_new(self, now: float) -> bool | None:
+    def turn(self, now: float) -> list[tuple[str, str]]:
+        """To be called about once a second: what is on, "newcomers" with '', "target" with a name that is mentioned or
+        the id of a comment."""
+        found = []
         new = self._new.seen(now)
-        return self._new_switch.turn(new if new >= NEW_SHARE * self.all.seen(now) else 0.0, now)
+        self._new_switch.turn(new if new >= NEW_SHARE * self._all.seen(now) else 0.0, now)
+        if self._new_switch.is_on:
+            found.append(("newcomers", ""))
+        for target, (meter, switch) in list(self._loud.items()):
+            switch.turn(meter.seen(now), now)
+            if switch.is_on:
+                found.append(("target", target))
+            else:
+                del self._loud[target]
+        return found
+
+    def at_rest(self, now: float) -> bool:
+        """Nothing is on, and nobody speaks."""
+        return not (self._loud or self._new_switch.is_on or self._all.seen(now))

@@ -1,16 +1,16 @@
 # A comment's way in, joined: limits, mode, words, patterns, crowd, cheapest first; the stages that need nobody else. It
 # owns what a worker knows of its rooms' rules, and what was said in them lately, both bounded. It must never do I/O or
 # read a clock, and knows nothing of sockets, brokers or classifiers.
+from collections.abc import Mapping
 from mmap import mmap
-from typing import NamedTuple
 
 from msgspec import Struct, structs
 
 from edge._fast.buckets import Purse
 from edge.ingest import modes
-from edge.ingest.crowd import Alarm, Crowds, Echo
+from edge.ingest.crowd import Counts, Echo
 from edge.ingest.limits import Author, Limits, Rates
-from edge.ingest.modes import OPEN, AutoSlow, Mode
+from edge.ingest.modes import AUTO_OFF, OPEN, AutoSlow, Mode
 from edge.ingest.normal import forms
 from edge.ingest.patterns import Patterns
 from edge.ingest.recent import Recent
@@ -22,6 +22,7 @@ ROOMS = 16_384
 SPEAKERS = 65_536
 """Whose last comment is remembered in a room that is slow."""
 NO_PATTERNS = Patterns()
+NOWHERE: Mapping[str, float] = {}
 MODERATED = Refusal("moderated", "rules")
 PRE = Verdict(Kind.PENDING, None, False, ("mode: pre",))
 
@@ -42,31 +43,15 @@ class Rules(Struct, frozen=True):
     patterns: Patterns = NO_PATTERNS
 
 
-class Slowed(NamedTuple):
-    """A room has turned slow by itself, or is no longer so. `mode` is what holds in it now."""
-
-    on: bool
-    mode: Mode
-
-
-class Guarded(NamedTuple):
-    """A room has been for subscribers alone, as it was asked for, and is so no longer."""
-
-    mode: Mode
-
-
-Event = Alarm | Slowed | Guarded
-
-
 class Room:
     """What of one room is known here: its rules, and what was said in it lately."""
 
-    __slots__ = ("auto", "crowds", "echo", "guarded", "mode", "patterns", "rules", "said", "words")
+    __slots__ = ("auto", "counts", "echo", "guarded", "mode", "patterns", "rules", "said", "words")
 
     def __init__(self, everywhere: WordList) -> None:
         self.guarded = 0.0  # until when it is for subscribers alone
         self.auto = AutoSlow()
-        self.crowds = Crowds()
+        self.counts = Counts()
         self.echo = Echo()
         self.said: Recent[str, float] = Recent(SPEAKERS)
         self.rules = Rules()
@@ -86,21 +71,17 @@ class Room:
         mode = self.auto.applied(mode)
         return structs.replace(mode, subs_only=True) if self.guarded and not mode.subs_only else mode
 
-    def turn(self, now: float, elsewhere: float) -> list[Event]:
-        events: list[Event] = [*self.crowds.turn(now)]
+    def turn(self, now: float, elsewhere: float) -> None:
         turned = self.auto.turn(now, elsewhere)
-        if turned is not None:
-            self.apply()
-            events.append(Slowed(turned, self.mode))
         if self.guarded and now >= self.guarded:
             self.guarded = 0.0
+            turned = True
+        if turned is not None:
             self.apply()
-            events.append(Guarded(self.mode))
-        return events
 
     def at_rest(self, now: float) -> bool:
         """Nothing is on that has to go off, and nobody speaks."""
-        return not (self.auto.is_on or self.crowds.is_on or self.guarded or self.auto.rate(now))
+        return not (self.auto.is_on or self.guarded or self.counts.all or self.auto.rate(now))
 
 
 class Pipeline:
@@ -119,7 +100,6 @@ class Pipeline:
         self._ruled: dict[str, Room] = {}
         self._others: Recent[str, Room] = Recent(rooms)
         self._awake: dict[str, Room] = {}  # where something was said since the last turn, or something is on
-        self._events: list[tuple[str, Event]] = []
 
     def voice(self, room: str, author: Author, address: bytes = b"") -> Voice:
         """`address` is as the engine has it, or empty where it is not the author's."""
@@ -149,10 +129,9 @@ class Pipeline:
                 room.said.put(author.user, now)
             if re is not None or author.newcomer or "@" in text:
                 targets = mentions(text) if re is None else (*mentions(text), re)
-                for alarm in room.crowds.said(targets, author.newcomer, now):
-                    self._events.append((name, alarm))
+                room.counts.said(targets, author.newcomer)
             else:
-                room.crowds.all.add(now)
+                room.counts.all += 1
         return verdict
 
     def again(self, voice: Voice, now: float) -> Refusal | None:
@@ -202,20 +181,33 @@ class Pipeline:
         room.apply()
         return room.mode
 
-    def turn(self, now: float, elsewhere: dict[str, float] | None = None) -> list[tuple[str, Event]]:
-        """To be called about once a second: what moderators, or everybody, should be told. `elsewhere` are the rates of
-        rooms at other workers."""
-        events, self._events = self._events, []
+    def turn(self, now: float, elsewhere: Mapping[str, float] = NOWHERE) -> None:
+        """To be called about once a second. `elsewhere` are the rates of rooms at other workers: one that turns slow
+        for these does so here, too, whoever comes."""
+        for name, rate in elsewhere.items():
+            if rate >= AUTO_OFF and name not in self._awake:
+                self._awake[name] = self._ruled.get(name) or self._room(name)
         for name, room in list(self._awake.items()):
-            events += [(name, event) for event in room.turn(now, elsewhere.get(name, 0.0) if elsewhere else 0.0)]
+            room.turn(now, elsewhere.get(name, 0.0))
             if room.at_rest(now):
                 del self._awake[name]
-        return events
+
+    def counted(self) -> list[tuple[str, Counts]]:
+        """What has passed since the last time, by room."""
+        found = [(name, room) for name, room in self._awake.items() if room.counts.all]
+        counts = [(name, room.counts) for name, room in found]
+        for _, room in found:
+            room.counts = Counts()
+        return counts
+
+    def slow(self) -> list[str]:
+        """The rooms that are slow by themselves."""
+        return [name for name, room in self._awake.items() if room.auto.is_on]
 
     def rates(self, now: float, least: float = 1.0) -> dict[str, float]:
-        """What this worker's rooms are offered, in comments a second: those with so many, or that are slow for it."""
-        found = ((name, room.auto.rate(now), room.auto.is_on) for name, room in self._awake.items())
-        return {name: rate for name, rate, is_on in found if rate >= least or is_on}
+        """What this worker's rooms are offered, in comments a second: those with so many."""
+        found = ((name, room.auto.rate(now)) for name, room in self._awake.items())
+        return {name: rate for name, rate in found if rate >= least}
 
     def _room(self, name: str) -> Room:
         room = self._others.get(name) or Room(self._everywhere)

@@ -68,7 +68,9 @@ class Office:
         self.retraction = Retraction(cabinet, hands.retract, news)
         self.review = Review(cabinet, self.trail, self.retraction, hands.publish, hands.tell)
         self.desk = Desk(cabinet, self.trail, news, self.retraction)
-        self.alarms = Alarms(broker, pipeline, self.trail, hands.announce, hands.reply, hands.spawn, guard)
+        self.alarms = Alarms(
+            broker, pipeline, self.trail, hands.announce, hands.reply, hands.spawn, hands.writes, guard
+        )
         self.classifier = classifier
         self.look = None if classifier is None else Look(classifier, self.review, self.rules, hands.spawn)
         self.left = Left(self.review, self.look, hands.writes, hands.spawn)
@@ -78,9 +80,9 @@ class Office:
         await self.rules.start()
         await self.review.start()
 
-    def housekeep(self, known: Callable[[int], object]) -> None:
-        """To be called once a second; `known` tells which sockets are still there."""
-        self.alarms.housekeep(known)
+    def housekeep(self, known: Callable[[int], object], now: float) -> None:
+        """To be called once a second, after the pipeline's turn; `known` tells which sockets are still there."""
+        self.alarms.housekeep(known, now)
         self.left.turn()
 
     def figures(self) -> dict[str, int]:

@@ -11,13 +11,15 @@ from edge._fast.sketch import Names, Sketch
 from edge.ingest.crowd import (
     ALARM_S,
     CALM_S,
+    LONGEST,
+    LOUD,
     NEW_ON,
     SAME,
     TARGET_OFF,
     TARGET_ON,
     TARGETS,
     WINDOW_S,
-    Alarm,
+    Counts,
     Crowds,
     Echo,
     alike,
@@ -148,51 +150,90 @@ def test_what_an_echo_remembers_is_bounded() -> None:
     assert len(echo._young) + len(echo._old) <= 1000
 
 
-def told(crowds: Crowds, count: int, start: float, rate: float, target: str = "", new: bool = False) -> list[Alarm]:
-    alarms: list[Alarm] = []
+def told(crowds: Crowds, count: int, start: float, rate: float, target: str = "", new: bool = False) -> None:
     for number in range(count):
-        alarms += crowds.said((target,) if target else (), new, start + number / rate)
-    return alarms
+        crowds.add(1, int(new), {target: 1} if target else {}, start + number / rate)
 
 
-def test_a_sudden_crowd_on_one_target_is_told_once_and_when_it_is_over() -> None:
+ANN = [("target", "ann")]
+
+
+def test_a_sudden_crowd_on_one_target_is_on_until_it_is_over() -> None:
     crowds = Crowds()
-    assert told(crowds, TARGET_ON - 1, 0.0, 100.0, "ann") == []
-    assert told(crowds, 100, 0.6, 100.0, "ann") == [Alarm("target", "ann", True)]
-    assert crowds.is_on
-    alarms = [(second, alarm) for second in range(2, 100) for alarm in crowds.turn(float(second))]
-    assert [alarm for _, alarm in alarms] == [Alarm("target", "ann", False)]
-    assert CALM_S < alarms[0][0] < CALM_S + 2 * ALARM_S + 2
-    assert not crowds.is_on
-    assert told(crowds, 100, 200.0, 100.0, "ann") == [Alarm("target", "ann", True)]
+    told(crowds, TARGET_ON - 1, 0.0, 100.0, "ann")
+    assert crowds.turn(0.6) == []
+    told(crowds, 100, 0.6, 100.0, "ann")
+    calm = next(second for second in range(2, 100) if crowds.turn(float(second)) != ANN)
+    assert CALM_S < calm < CALM_S + 2 * ALARM_S + 2
+    assert crowds.at_rest(calm)
+    told(crowds, 100, 200.0, 100.0, "ann")
+    assert crowds.turn(201.0) == ANN
+    assert not crowds.at_rest(300.0)
 
 
 def test_a_crowd_that_goes_on_and_on_is_one() -> None:
     crowds = Crowds()
     rate = (TARGET_ON + TARGET_OFF) / 2 / ALARM_S
     told(crowds, TARGET_ON, 0.0, 100.0, "ann")
-    alarms: list[Alarm] = []
     for second in range(1, 120):
-        alarms += told(crowds, int(rate), float(second), rate, "ann") + crowds.turn(float(second))
-    assert alarms == []
-    assert crowds.is_on
+        told(crowds, int(rate), float(second), rate, "ann")
+        assert crowds.turn(float(second)) == ANN
 
 
 def test_slow_talk_and_many_targets_are_no_crowd() -> None:
     crowds = Crowds()
-    assert told(crowds, 500, 0.0, TARGET_ON / ALARM_S / 2, "ann") == []
-    for number in range(5000):
-        assert told(crowds, 1, 200 + number / 1000, 1.0, f"u{number}") == []
+    told(crowds, 500, 0.0, TARGET_ON / ALARM_S / 2, "ann")
+    assert crowds.turn(170.0) == []
+    for number in range(3 * TARGETS):
+        told(crowds, 1, 200 + number / 1000, 1.0, f"u{number}")
+    assert crowds.turn(220.0) == []
     assert len(crowds._targets) <= TARGETS
+
+
+def test_the_targets_of_alarms_are_bounded() -> None:
+    crowds = Crowds()
+    crowds.add(60 * LOUD, 0, {f"u{number}": TARGET_ON for number in range(LOUD + 10)}, 0.0)
+    assert len(crowds.turn(0.0)) == LOUD
 
 
 def test_newcomers_are_a_crowd_where_they_are_many_of_all() -> None:
     crowds = Crowds()
-    assert told(crowds, NEW_ON - 1, 0.0, 100.0, new=True) == []
-    assert told(crowds, 10, 1.0, 100.0, new=True) == [Alarm("newcomers", "", True)]
-    alarms = [alarm for second in range(2, 100) for alarm in crowds.turn(float(second))]
-    assert alarms == [Alarm("newcomers", "", False)]
+    told(crowds, NEW_ON - 1, 0.0, 100.0, new=True)
+    assert crowds.turn(1.0) == []
+    told(crowds, 10, 1.0, 100.0, new=True)
+    assert crowds.turn(1.1) == [("newcomers", "")]
+    assert not crowds.at_rest(30.0)
+    assert crowds.turn(30.0) == [("newcomers", "")]
+    assert crowds.turn(31.0 + CALM_S) == []
     big = Crowds()
     for second in range(60):
-        for number in range(100):
-            assert big.said((), number % 4 == 0, second + number / 100) == []
+        big.add(100, 25, {}, float(second))
+        assert big.turn(float(second)) == []
+
+
+def test_a_worker_s_counts_are_bounded_and_the_largest_are_told() -> None:
+    counts = Counts()
+    counts.said((), True)
+    for number in range(TARGETS + 100):
+        counts.said((f"u{number}",), False)
+    counts.said(("u1", "u7"), False)
+    counts.said(("u7", "late", "x" * (LONGEST + 1)), False)
+    assert (counts.all, counts.new, len(counts.targets)) == (TARGETS + 103, 1, TARGETS)
+    assert counts.largest(2) == {"u7": 3, "u1": 2}
+    assert counts.largest(TARGETS) is counts.targets
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), st.integers(0, 2)), max_size=60))
+def test_it_makes_no_difference_how_many_workers_a_crowd_is_spread_over(said: list[tuple[int, int, int]]) -> None:
+    alone, together, workers, now = Crowds(), Crowds(), [Counts() for _ in range(3)], 0.0
+    one = Counts()
+    for comments, worker, target in said:
+        for _ in range(10 * comments):
+            for counts in (one, workers[worker]):
+                counts.said((f"u{target}",), target == 1)
+        now += 1.0
+        alone.add(one.all, one.new, one.targets, now)
+        for counts in workers:
+            together.add(counts.all, counts.new, counts.targets, now)
+        one, workers = Counts(), [Counts() for _ in range(3)]
+        assert alone.turn(now) == together.turn(now)

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.errors import PROBLEMS, EdgeError
-from edge.ingest.crowd import SAME, TARGET_ON, Alarm
+from edge.ingest.crowd import SAME
 from edge.ingest.limits import Rates
-from edge.ingest.modes import AUTO_ON, OPEN, Author, Mode
+from edge.ingest.modes import AUTO_OFF, AUTO_ON, OPEN, Author, Mode
 from edge.ingest.patterns import Pattern, Patterns
-from edge.ingest.pipeline import Guarded, Pipeline, Rules, Slowed
+from edge.ingest.pipeline import Pipeline, Rules
 from edge.ingest.verdict import PUBLISH, Kind, Verdict
 from edge.ingest.words import Entry, WordList
 from edge.wire import clean_text
@@ -129,29 +129,27 @@ def test_the_same_text_from_many_is_refused_for_a_while() -> None:
     assert names == [None] * SAME + ["repeated"] * 2
 
 
-def test_a_crowd_on_a_target_is_told_at_the_next_turn() -> None:
+def test_what_passes_is_counted_with_its_targets_and_newcomers() -> None:
     pipeline = made()
-    for number in range(TARGET_ON):
-        say(pipeline, f"@bob {number}", number / 100, Author(f"u{number}"), re="c1")
-    assert pipeline.turn(1.0) == [("derby", Alarm("target", "c1", True)), ("derby", Alarm("target", "bob", True))][::-1]
-    assert pipeline.turn(2.0) == []
-    later = [event for second in range(3, 90) for event in pipeline.turn(float(second))]
-    assert sorted(event.target for _, event in later if isinstance(event, Alarm) and not event.on) == ["bob", "c1"]
+    for number in range(6):
+        say(pipeline, f"@bob {number}", number / 100, Author(f"u{number}", newcomer=number < 2), re="c1")
+    say(pipeline, "hi", 0.5)
+    say(pipeline, "hi", 0.6, room="final")
+    found = {room: (counts.all, counts.new, counts.targets) for room, counts in pipeline.counted()}
+    assert found == {"derby": (7, 2, {"bob": 6, "c1": 6}), "final": (1, 0, {})}
+    assert pipeline.counted() == []
+    say(pipeline, "hi", 0.7)
+    pipeline.turn(30.0)
+    assert [room for room, _ in pipeline.counted()] == ["derby"], "nothing is forgotten before it has been told"
+    pipeline.turn(31.0)
     assert pipeline._awake == {}
-
-
-def test_newcomers_are_told_of() -> None:
-    pipeline = made()
-    for number in range(200):
-        say(pipeline, f"hi {number}", number / 100, Author(f"u{number}", newcomer=True))
-    assert pipeline.turn(2.0) == [("derby", Alarm("newcomers", "", True))]
 
 
 def test_what_is_refused_makes_no_crowd() -> None:
     pipeline = made()
     for number in range(200):
         say(pipeline, f"@bob vile {number}", number / 100, Author(f"u{number}", newcomer=True))
-    assert pipeline.turn(2.0) == []
+    assert pipeline.counted() == []
 
 
 def test_a_room_turns_slow_by_what_it_is_offered_before_the_limits() -> None:
@@ -160,34 +158,40 @@ def test_a_room_turns_slow_by_what_it_is_offered_before_the_limits() -> None:
         say(pipeline, "hi", number / AUTO_ON)
     slow = Mode(slow_seconds=10)
     assert pipeline.rates(0.999) == {"derby": AUTO_ON}
-    assert pipeline.turn(0.999) == [("derby", Slowed(True, slow))]
-    assert pipeline.mode("derby") == slow
+    pipeline.turn(0.999)
+    assert (pipeline.mode("derby"), pipeline.slow()) == (slow, ["derby"])
     assert pipeline.mode("final") is OPEN
     stricter = Mode(subs_only=True)
     pipeline.set_rules("derby", Rules(stricter))
     assert pipeline.mode("derby") == Mode(slow_seconds=10, subs_only=True)
-    events = [event for second in range(2, 30) for event in pipeline.turn(float(second))]
-    assert events == [("derby", Slowed(False, stricter))]
-    assert pipeline.mode("derby") is stricter
+    pipeline.counted()
+    for second in range(2, 30):
+        pipeline.turn(float(second))
+    assert (pipeline.mode("derby"), pipeline.slow()) == (stricter, [])
+    assert pipeline._awake == {}
 
 
 def test_a_room_is_hot_elsewhere_too() -> None:
     pipeline = made()
+    rates = {"derby": float(AUTO_ON), "other": float(AUTO_ON), "big": AUTO_OFF + 1.0, "quiet": 500.0}
     say(pipeline, "hi", 0.5)
-    assert pipeline.turn(0.9, {"derby": AUTO_ON, "other": AUTO_ON}) == [("derby", Slowed(True, Mode(slow_seconds=10)))]
+    pipeline.turn(0.9, rates)
+    assert sorted(pipeline.slow()) == ["derby", "other"], "whoever comes here"
+    assert pipeline.mode("other") == Mode(slow_seconds=10)
+    assert "quiet" not in pipeline._awake
+    for second in range(2, 30):
+        pipeline.turn(float(second), {"other": AUTO_OFF + 1.0})
+    assert pipeline.slow() == ["other"], "at every worker for the same time"
 
 
-def test_rates_are_told_of_rooms_that_are_offered_much_or_are_slow_for_it() -> None:
+def test_rates_are_told_of_rooms_that_are_offered_much() -> None:
     pipeline = made()
     for room, count in (("derby", 1), ("final", 100), ("quiet", 99)):
         for _ in range(count):
             say(pipeline, "hi", 0.5, room=room)
     assert pipeline.rates(0.9, 100.0) == {"final": 100.0}
     assert pipeline.rates(0.9) == {"derby": 1.0, "final": 100.0, "quiet": 99.0}
-    pipeline.turn(0.9, {"derby": AUTO_ON})
-    assert pipeline.rates(0.9, 100.0) == {"derby": 1.0, "final": 100.0}
-    pipeline.turn(3.5)
-    assert pipeline.rates(3.5, 100.0) == {"derby": 0.0}  # slow for some seconds yet
+    assert pipeline.rates(3.5, 100.0) == {}
 
 
 def test_rules_are_the_room_s_own_and_can_be_taken_back() -> None:
@@ -219,6 +223,7 @@ def test_rooms_without_rules_are_bounded_and_rules_are_never_lost() -> None:
     pipeline.set_rules("derby", Rules(words=WORDS))
     for number in range(1000):
         say(pipeline, "hi", number / 100, room=f"r{number}")
+        pipeline.counted()
         pipeline.turn(number / 100)
     assert len(pipeline._others) <= 100
     assert len(pipeline._awake) < 250
@@ -274,9 +279,9 @@ def test_a_room_is_guarded_until_nobody_asks_for_it_any_more() -> None:
     pipeline = Pipeline(Rates())
     assert pipeline.guard("derby", 10.0).subs_only
     assert pipeline.guard("derby", 12.0).subs_only
-    assert pipeline.turn(11.0) == []
+    pipeline.turn(11.0)
     assert pipeline.mode("derby").subs_only
     pipeline.set_rules("derby", Rules(Mode(slow_seconds=5)))
     assert pipeline.mode("derby") == Mode(slow_seconds=5, subs_only=True)
-    assert pipeline.turn(12.0) == [("derby", Guarded(Mode(slow_seconds=5)))]
+    pipeline.turn(12.0)
     assert pipeline.mode("derby") == Mode(slow_seconds=5)

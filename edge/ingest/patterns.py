@@ -25,7 +25,7 @@ SET_BYTES = 4 << 20
 _PROBE = "\ue000probe\ue000"
 
 
-class Pattern(Struct, frozen=True):
+class Pattern(Struct, frozen=True, forbid_unknown_fields=True):
     """One pattern as moderators write it, in RE2's syntax. Case is ignored; `(?-i)` in it minds it."""
 
     text: str

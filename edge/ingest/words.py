@@ -24,7 +24,7 @@ WORD_CHARS = 64
 ACTIONS = {"hold": Kind.PENDING, "shadow": Kind.SHADOW, "reject": Kind.REJECTED}
 
 
-class Entry(Struct, frozen=True, omit_defaults=True):
+class Entry(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """One word or phrase as moderators write it. Where it is not `whole` it is found inside of words, too: in writing
     without spaces between words nothing else finds it."""
 

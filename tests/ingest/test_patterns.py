@@ -5,6 +5,7 @@ import re
 import string
 import time
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,11 @@ def finds(text: str, *patterns: Pattern | str) -> str | None:
     made = Patterns([Pattern(pattern) if isinstance(pattern, str) else pattern for pattern in patterns])
     found = made.find(text, fold(text))
     return found and found.entry
+
+
+def test_a_pattern_has_no_other_keys() -> None:
+    with pytest.raises(msgspec.ValidationError, match="unknown field `whole`"):
+        msgspec.json.decode(b'[{"text":"ghost","whole":false}]', type=list[Pattern])
 
 
 def test_what_matches() -> None:

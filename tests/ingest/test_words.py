@@ -2,6 +2,7 @@
 
 import unicodedata
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,6 +63,12 @@ def test_anywhere_is_inside_of_words_too() -> None:
     assert finds("今日はバカみたい", anywhere("バカ")) == "バカ"
     assert finds("今日はﾊﾞｶみたい", anywhere("バカ")) == "バカ"
     assert finds("今日は鹿", anywhere("鹿")) == "鹿"
+
+
+@pytest.mark.parametrize("wrong", ["actoin", "whoel", "Text"])
+def test_an_entry_has_no_other_keys(wrong: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=f"unknown field `{wrong}`"):
+        msgspec.json.decode(msgspec.json.encode([{"text": "ghost", wrong: "shadow"}]), type=list[Entry])
 
 
 def test_phrases() -> None:

@@ -1,5 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
-# Text as moderation reads it: each character as the plain one that it stands for, and each run of one character as one.
+# Text as moderation reads it: each character as the plain one that it stands for; and as its skeleton, with what may
+# stand for one letter as that letter, and each run of one character as one.
 # It owns a table of characters, filled as they are met, by asking a function of Python's once for each: what they stand
 # for is not known here. It must never do I/O, read a clock, or answer where characters might join into others: a text
 # in which they might goes to a second function, which reads it as a whole.
@@ -24,6 +25,9 @@ cdef enum:
     PAGE = 256                  # characters of a page of the table
     PAGES = 0x400 + 0x10        # planes 0 to 3, then the tags. The other planes have nothing but private characters
 
+cdef enum:
+    CHANGED = 1 << 16           # of an ASCII character: it is not folded to its lower case
+
 cdef enum:                      # what is known of a character
     MET = 1
     DROPPED = 2                 # it is not seen at all: what is around it is side by side
@@ -38,13 +42,14 @@ ctypedef struct Letter:
     uint8_t count               # of `folded`
     uint8_t flags
     uint8_t last                # the class of the mark that it ends with; 0 where it ends with none
+    uint8_t thin                # in a skeleton, where that is an ASCII character and `folded` is none; else 0
 
 
 cdef class Plain:
     """`learn` tells of a character what there is to know (`normal.Letter`), `whole` reads a text in its own way."""
 
     cdef Letter* pages[PAGES]
-    cdef uint8_t ascii[128]
+    cdef uint32_t ascii[128]    # folded, in a skeleton, and CHANGED: in a byte each
     cdef object learn
     cdef object whole
 
@@ -52,7 +57,8 @@ cdef class Plain:
         cdef int code
         self.learn, self.whole = learn, whole
         for code in range(128):
-            self.ascii[code] = ord(learn(code).folded)
+            letter = learn(code)
+            self.ascii[code] = ord(letter.folded) | ord(letter.thin) << 8 | (0 if letter.lower else CHANGED)
 
     def __dealloc__(self):
         cdef int page
@@ -72,15 +78,16 @@ cdef object plain_ascii(Plain it, str text):
     cdef const uint8_t* p = <const uint8_t*>PyUnicode_DATA(text)
     cdef uint8_t folded[LONGEST]
     cdef uint8_t bones[LONGEST]
-    cdef uint8_t code, to, last = 255, other = 0
+    cdef uint8_t to, last = 255
+    cdef uint32_t known, every = 0
     for i in range(n):
-        code = p[i]
-        to = it.ascii[code]
-        other |= to ^ (code | <uint8_t>(<uint8_t>(code - 65) < 26) << 5)
-        folded[i] = bones[m] = to
+        known = it.ascii[p[i]]
+        every |= known
+        folded[i] = <uint8_t>known
+        bones[m] = to = <uint8_t>(known >> 8)
         m += to != last
-        last = bones[m - 1]
-    return (ascii_text(folded, n) if other else None), ascii_text(bones, m)
+        last = to
+    return (ascii_text(folded, n) if every & CHANGED else None), ascii_text(bones, m)
 
 
 cdef object ascii_text(const uint8_t* p, Py_ssize_t n):
@@ -95,16 +102,18 @@ cdef object plain_any(Plain it, str text):
     cdef const void* p = PyUnicode_DATA(text)
     cdef uint32_t folded[LONGEST * MOST]
     cdef uint32_t bones[LONGEST * MOST]
-    cdef uint32_t code, to, last = 0xFFFFFFFF
+    cdef uint32_t code, known, to, last = 0xFFFFFFFF
     cdef uint8_t every = LOWER, before = MARK, mark = 0
     cdef const Letter* letter
     for i in range(n):
         code = PyUnicode_READ(kind, p, i)
         if code < 128:
-            to = folded[size] = it.ascii[code]
+            known = it.ascii[code]
+            folded[size] = <uint8_t>known
             size += 1
-            every &= LOWER if to == (code | <uint32_t>(code - 65 < 26) << 5) else 0
+            every &= 0 if known & CHANGED else LOWER
             before, mark = JOINED, 0
+            to = <uint8_t>(known >> 8)
             if to != last:
                 bones[m] = last = to
                 m += 1
@@ -124,6 +133,10 @@ cdef object plain_any(Plain it, str text):
         for k in range(letter.count):
             to = folded[size] = letter.folded[k]
             size += 1
+            if to < 128:
+                to = <uint8_t>(it.ascii[to] >> 8)
+            elif letter.thin:
+                to = letter.thin
             if to != last:
                 bones[m] = last = to
                 m += 1
@@ -180,5 +193,6 @@ cdef int letter_meet(Letter* letter, learned) except -1:
             letter.folded[i] = ord(folded[i])
         letter.count = <uint8_t>n
     letter.last = learned.last
+    letter.thin = ord(learned.thin) if n == 1 and learned.thin != folded and learned.thin.isascii() else 0
     letter.flags = flags
     return 0

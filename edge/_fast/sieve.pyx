@@ -72,7 +72,7 @@ cdef class Sieve:
         mem_free(self.table, self.size)
 
     def may(self, str text not None, str bones not None):
-        """`bones` is the skeleton of `text`, which is asked for signs: an @ or a $ may be a letter, or none."""
+        """`bones` is the skeleton of `text`, which is asked for signs, which may be letters, or none."""
         cdef Py_ssize_t n = PyUnicode_GET_LENGTH(bones), start, end
         cdef int kind = PyUnicode_KIND(bones)
         cdef const void* p = PyUnicode_DATA(bones)
@@ -138,6 +138,7 @@ cdef bint sieve_ends(Sieve it, uint64_t h, str text, str bones, Py_ssize_t start
     """Whether a word ends here, and may stand alone where it must."""
     cdef uint8_t found = it.table[h >> it.shift]
     cdef const void* p
+    cdef Py_ssize_t n
     if not found & (ENDS | ALONE) or not it.table[second(h) >> it.shift] & SURE:
         return False
     if found & ENDS:
@@ -145,12 +146,30 @@ cdef bint sieve_ends(Sieve it, uint64_t h, str text, str bones, Py_ssize_t start
     if not PyUnicode_IS_ASCII(bones):
         return True
     p = PyUnicode_DATA(bones)
-    if not (start and letter(p, start - 1)) and not (end + 1 < PyUnicode_GET_LENGTH(bones) and letter(p, end + 1)):
-        return True
     if not PyUnicode_IS_ASCII(text):
         return True
-    p = PyUnicode_DATA(text)
-    return memchr(p, 64, PyUnicode_GET_LENGTH(text)) != NULL or memchr(p, 36, PyUnicode_GET_LENGTH(text)) != NULL
+    if start and letter(p, start - 1) and not (signs(p, start - 1, text) or signs(p, start, text)):
+        return False
+    n = PyUnicode_GET_LENGTH(bones)
+    return not (end + 1 < n and letter(p, end + 1)) or signs(p, end + 1, text) or signs(p, end, text)
+
+
+cdef bint signs(const void* p, Py_ssize_t i, str text):
+    """Whether there is a sign in the text that may be this letter, and may be none (`normal.SIGNS`, `normal.THIN`)."""
+    cdef uint8_t code = (<const uint8_t*>p)[i]
+    if code == 97:  # a
+        return has(text, 64)  # @
+    if code == 105:  # i
+        return has(text, 33) or has(text, 124)  # ! |
+    if code == 115:  # s
+        return has(text, 36)  # $
+    if code == 116:  # t
+        return has(text, 43)  # +
+    return code == 99 and has(text, 40)  # c (
+
+
+cdef inline bint has(str text, int code):
+    return memchr(PyUnicode_DATA(text), code, PyUnicode_GET_LENGTH(text)) != NULL
 
 
 cdef inline bint letter(const void* p, Py_ssize_t i) noexcept nogil:

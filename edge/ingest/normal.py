@@ -3,13 +3,15 @@
 # for anything that is stored or compared as an identity: it throws away what tells honest words apart.
 #
 # Three forms of a text: its source (joined up again: NFKC, nothing invisible), folded (each character of the source as
-# the plain one that it stands for) and its skeleton (folded, each run of one character as one). A list is searched in
-# skeletons; `places` leads from there back to the source, for the few questions that a skeleton can't answer.
+# the plain one that it stands for) and its skeleton (folded, what may stand for one letter as that letter, each run of
+# one character as one). A list is searched in skeletons; `spell` and `places` lead from there back to the source, for
+# the questions that a skeleton can't answer: "kill" and "kiii" have the same.
 #
 # What is here says what each form is. A comment's are made by edge/_fast/plain.pyx, in one pass, which asks here what a
 # character stands for when it meets it, and has those texts read here in which characters may join into others.
 import re
 import unicodedata
+from collections.abc import Sequence
 from functools import cache
 from itertools import chain
 from typing import NamedTuple
@@ -25,14 +27,23 @@ _KNOWN = 32768  # characters whose folding is remembered; then it begins anew
 SIGNS = "@$"
 """What may stand for a letter, and more often stands for itself."""
 LEET = dict(zip("013457@$", "oieastas", strict=True))
+FLAGS = {chr(0x1F1E6 + at): chr(ord("a") + at) for at in range(26)}
+"""The letters that flags are made of."""
+THIN = dict(zip("l!|¡89+(", "iiiibgtc", strict=True)) | {flag: "i" if a == "l" else a for flag, a in FLAGS.items()}
+"""What may stand for a letter, and mostly does not: it is folded to itself, and the letter in skeletons alone. An l is
+there an i, for a 1, a ! and a | may be either."""
 
-# What NFKC leaves as it is and the eye takes for a Latin letter. Lower case: capitals are folded before.
+# What NFKC leaves as it is and the eye takes for a Latin letter. Lower case (of Cherokee, what Unicode folds it to:
+# capitals): the others are folded before, but for those capitals that look like another letter than the small one does.
 _LOOKALIKES = {
-    "a": "аαɑ", "b": "вβьɓ", "c": "сϲɕᴐↄ", "d": "ԁɖɗժ", "e": "еεєҽɛ", "f": "ƒ", "g": "ɡցɠ", "h": "нһհɦ", "i": "іιıɩɪ",
-    "j": "јϳʝ", "k": "кκҝқ", "l": "ӏլǀ", "m": "мμ", "n": "пηոռ", "o": "оοσօ০०๐໐", "p": "рρҏ", "q": "ԛզ", "r": "гᴦ",
-    "s": "ѕʂꜱ", "t": "тτ", "u": "υսʋ", "v": "νѵᴠ", "w": "ԝωᴡѡ", "x": "хχҳ", "y": "уүγყ", "z": "ᴢʐ",
+    "a": "аαɑⲁᎪꓮᗩᗅ", "b": "вβьɓⲃᏴᏏꓐᗷᑲ", "c": "сϲɕᴐↄɔⲥᏟꓚᑕᙅ", "d": "ԁɖɗժᎠᏧꓓᗪᗞᑯ", "e": "еεєҽɛǝⲉᎬꓰᗴ", "f": "ƒғꓝᖴ",
+    "g": "ɡցɠᏀᏳꓖᘜ", "h": "нһհɦⲏᎻᏂꓧᕼ", "i": "іιıɩɪⲓᎥꓲᛁ", "j": "јϳʝᎫꓙᒍ", "k": "кκҝқⲕᏦꓗᛕ", "l": "ӏլǀⳑᏞꓡᒪ", "m": "мμⲙᎷꓟᗰᛖ",
+    "n": "пηոռⲛꓠᑎ", "o": "оοσօ০๐໐ⲟꓳ", "p": "рρҏⲣᏢꓑᑭ", "q": "ԛզᑫ", "r": "гᴦᎡᏒꓣᖇ", "s": "ѕʂꜱᏕᏚꓢᔕ", "t": "тτⲧᎢꓔ",
+    "u": "υսʋꓴᑌ", "v": "νѵᴠᏙꓦᐯ", "w": "ԝωᴡѡᎳᏔꓪᗯ", "x": "хχҳⲭꓫ᙭ᚷ", "y": "уүγყⲩᎩᎽꓬ", "z": "ᴢʐⲍᏃꓜᘔ",
 }  # fmt: skip
 LOOKALIKE = {alike: plain for plain, many in _LOOKALIKES.items() for alike in many}
+CAPITAL = {"Η": "h", "Ν": "n", "Υ": "y", "Ζ": "z", "Տ": "s"}
+"""So a word in Greek reads otherwise in capitals."""
 _LUNATE = {0x3F2: "c", 0x3F9: "c"}  # the Greek sigma that looks like a c: NFKC makes the one of it that looks like an o
 _TWO = {"æ": "ae", "œ": "oe"}
 
@@ -45,15 +56,17 @@ _LATIN = re.compile(
 _DROPPED = f"{ACCENTS}{UNSEEN}\u202a-\u202e\u2066-\u2069\u2800"
 _DROP = re.compile(f"[{_DROPPED}]+")
 _RUN = re.compile(r"(.)(?=\1)", re.DOTALL)
+_RUNS = re.compile(r"(.)\1*", re.DOTALL)
 _ASCII = bytes(ord(LEET.get(chr(code).lower(), chr(code).lower())) for code in range(128)) + bytes(range(128, 256))
+_ASCII_SPELLED = _ASCII[: ord("1")] + b"1" + _ASCII[ord("1") + 1 :]
+_THIN = str.maketrans(THIN | {"1": "i"})
 
 
 class Place(NamedTuple):
-    """Where a character of a skeleton comes from: the source from `start` up to `end`, as a run of so many."""
+    """Where a character of a skeleton comes from: what is spelled from `start` up to `end`."""
 
     start: int
     end: int
-    run: int
 
 
 class _Table(dict[int, str]):
@@ -83,8 +96,8 @@ def fold(text: str) -> str:
 
 
 def collapse(folded: str) -> str:
-    """Each run of one character as one."""
-    return _RUN.sub("", folded)
+    """The skeleton of what is folded."""
+    return _RUN.sub("", folded.translate(_THIN))
 
 
 def whole(text: str) -> tuple[str | None, str]:
@@ -98,19 +111,17 @@ def skeleton(text: str) -> str:
     return forms(text)[1]
 
 
-def places(source: str) -> list[Place]:
+def spell(source: str) -> tuple[str, Sequence[int]]:
+    """The source folded, but for a 1, which may be an i or an l; and where in the source each character comes from."""
+    if source.isascii():
+        return source.encode().translate(_ASCII_SPELLED).decode(), range(len(source))
+    parts = ["1" if char == "1" else _table[ord(char)] for char in source]
+    return "".join(parts), [index for index, part in enumerate(parts) for _ in part]
+
+
+def places(spelled: str) -> list[Place]:
     """For each character of the skeleton where it comes from."""
-    found: list[Place] = []
-    last = ""
-    for index, char in enumerate(source):
-        for folded in _table[ord(char)]:
-            if folded == last:
-                start, _, run = found[-1]
-                found[-1] = Place(start, index + 1, run + 1)
-            else:
-                found.append(Place(index, index + 1, 1))
-                last = folded
-    return found
+    return [Place(*match.span()) for match in _RUNS.finditer(spelled.translate(_THIN))]
 
 
 def in_word(char: str) -> bool:
@@ -129,7 +140,8 @@ def accented(char: str) -> str | None:
 
 
 def _fold_one(char: str) -> str:
-    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", char.translate(_LUNATE)).casefold())
+    apart = unicodedata.normalize("NFKD", char.translate(_LUNATE))
+    plain = unicodedata.normalize("NFKD", "".join(CAPITAL.get(one, one) for one in apart).casefold())
     kept = "".join(map(_plain, _DROP.sub("", plain)))
     made = unicodedata.normalize("NFC", kept)
     return made if len(made) <= _WIDE else char
@@ -160,6 +172,7 @@ class Letter(NamedTuple):
     joined: bool
     whole: bool
     last: int
+    thin: str
 
 
 def letter(code: int) -> Letter:
@@ -178,6 +191,7 @@ def letter(code: int) -> Letter:
         joined=made[-1] in joined,
         whole=len(made) > _WIDE or (len(apart) > 1 and (mark or second)),
         last=unicodedata.combining(apart[-1]),
+        thin=THIN.get(folded, folded),
     )
 
 

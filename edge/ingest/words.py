@@ -4,10 +4,14 @@
 #
 # Most texts hold none of the words, and a sieve in front of the automaton knows that of nearly all of them.
 #
-# What the automaton finds in a skeleton is asked four things: does it stand alone where the entry must; is no run
-# shorter than the entry's ("as" is no "ass", "asss" is one); has it the accents that the entry has; is it a number
-# where the entry is none (455 runs are no insult). Most finds end at the first, so the rest is worked out when needed.
+# What the automaton finds in a skeleton is asked four things: does it stand alone where the entry must; is it spelled
+# as the entry is, with no run shorter ("as" is no "ass", "asss" is one; "kiii" is no "kill", "k1ll" is one); has it the
+# accents that the entry has; is it a number where the entry is none (455 runs are no insult). Most finds end at the
+# first, so the rest is worked out when needed, once for what is there more than once, and not without end: of words
+# that are all alike there may be thousands, and a text may have each at each of its characters.
+import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import ahocorasick
@@ -15,13 +19,37 @@ from msgspec import Struct
 
 from edge._fast.sieve import Sieve
 from edge.errors import EdgeError
-from edge.ingest.normal import SIGNS, Place, accented, fold, in_word, is_letter, places, skeleton, source
+from edge.ingest.normal import (
+    FLAGS,
+    SIGNS,
+    THIN,
+    Place,
+    accented,
+    fold,
+    in_word,
+    is_letter,
+    places,
+    skeleton,
+    source,
+    spell,
+)
 from edge.ingest.verdict import Kind
 from edge.wire import clean_text
 
 WORDS = 10_000
 WORD_CHARS = 64
+WORK = 16_000
+"""For one text: a find is 1, and to look at one some more. Measured: 0.1 to 0.2 us each."""
+_LOOK, _READ = 10, 2
 ACTIONS = {"hold": Kind.PENDING, "shadow": Kind.SHADOW, "reject": Kind.REJECTED}
+
+# What a character of an entry may be in a text besides itself. What no letter stands for, as "+", is itself alone.
+_STANDS = {"i": "1!|¡", "l": "1!|¡", "1": "il!|¡", "b": "8", "g": "9", "t": "+", "c": "("}
+_FLAG = {plain: flag for flag, plain in FLAGS.items()}
+# Where a text is in ASCII: the signs behind a letter of a skeleton.
+_SIGNS = {"a": "@", "s": "$", "i": "!|", "t": "+", "c": "("}
+# What is no letter there, whatever it would make: "(on" is no "con", "Ana!" no "anal".
+_NEVER_FIRST, _NEVER_LAST = "(¡", "!"
 
 
 class Entry(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -43,10 +71,19 @@ class Hit(NamedTuple):
 class _Word(NamedTuple):
     hit: Hit
     whole: bool
-    chars: int
-    runs: tuple[int, ...] | None  # None where all are 1
+    spelled: str
     accents: tuple[tuple[int, str], ...]
     number: bool
+
+
+class _Alike(NamedTuple):
+    """The words of one skeleton, the most severe first."""
+
+    words: tuple[_Word, ...]
+    kind: Kind
+    chars: int
+    alone: bool  # all of them are whole
+    own: str  # a sign without which a text has none of them
 
 
 class WordList:
@@ -58,34 +95,47 @@ class WordList:
         found: dict[str, list[_Word]] = {}
         for number, entry in enumerate(entries, 1):
             try:
-                bones, word = _word(entry)
+                for bones, word in _words(entry):
+                    found.setdefault(bones, []).append(word)
             except EdgeError as bad:
                 raise EdgeError("bad_words", f"entry {number}, {entry.text[:WORD_CHARS]!r}: {bad.message}") from None
-            found.setdefault(bones, []).append(word)
+        every = {bones: _alike(bones, words) for bones, words in found.items()}
+        self._kind = max((alike.kind for alike in every.values()), default=Kind.PUBLISH)
         self._automaton: Any = ahocorasick.Automaton()
-        for bones, words in found.items():
-            self._automaton.add_word(bones, tuple(words))
+        for bones, alike in every.items():
+            self._automaton.add_word(bones, alike)
         self._automaton.make_automaton()
-        self._sieve = Sieve([(bones, all(word.whole for word in words)) for bones, words in found.items()])
+        self._sieve = Sieve([(bones, alike.alone) for bones, alike in every.items()])
 
     def find(self, text: str, bones: str) -> Hit | None:
-        """The most severe of what is in the text, whose skeleton is `bones`."""
+        """The most severe of what is in the text, whose skeleton is `bones`. What takes more than WORK to look at is
+        taken for found."""
         if not self._sieve.may(text, bones):
             return None
         best: Hit | None = None
         look: _Look | None = None
-        for end, words in self._automaton.iter(bones):
-            for word in words:
-                if best is not None and word.hit.kind <= best.kind:
+        left = WORK
+        edge, may_end = -1, True
+        for end, alike in self._automaton.iter(bones):
+            left -= 1
+            if left < 0:
+                return best or alike.words[0].hit
+            if best is not None and alike.kind <= best.kind:
+                continue
+            start = end + 1 - alike.chars
+            if alike.alone:
+                if end != edge:
+                    edge, may_end = end, _may_end(bones, end, text)
+                if not may_end or not _may_begin(bones, start, text):
                     continue
-                start = end + 1 - word.chars
-                if word.whole and not _may_stand_alone(bones, start, end, text):
-                    continue
-                look = look or _Look(text)
-                if look.holds(word, start, end):
-                    best = word.hit
-                    if best.kind is Kind.REJECTED:
-                        return best
+            if alike.own not in text and text.isascii():
+                continue
+            look = look or _Look(text)
+            found, work = look.worst(alike, start, end, Kind.PUBLISH if best is None else best.kind, left)
+            left -= work
+            best = found or best
+            if best is not None and best.kind is self._kind:
+                return best
         return best
 
 
@@ -111,31 +161,42 @@ class Words:
         return other if found is None or (other is not None and other.kind > found.kind) else found
 
 
-def _word(entry: Entry) -> tuple[str, _Word]:
+def _words(entry: Entry) -> list[tuple[str, _Word]]:
+    """One, or some where its skeleton in capitals is another. Each with its skeleton."""
     kind = ACTIONS.get(entry.action)
     if kind is None:
         raise EdgeError("bad_words", f"the action {entry.action!r} is none of {', '.join(ACTIONS)}")
     text = clean_text(entry.text).strip()
     if len(text) > WORD_CHARS:
         raise EdgeError("bad_words", f"{len(text)} characters, and {WORD_CHARS} is the limit")
-    bones = skeleton(text)
-    if not any(map(is_letter, bones)) and entry.whole:
+    if not any(map(is_letter, fold(text))) and entry.whole:
         raise EdgeError("bad_words", "no letter or digit in it, which a whole word has")
-    if len(fold(text)) < 2 and bones.isascii():
+    if len(fold(text)) < 2 and fold(text).isascii():
         raise EdgeError("bad_words", "at least two characters are wanted")
-    plain = source(text)
-    there = places(plain)
-    runs = tuple(place.run for place in there)
-    accents = tuple(
-        (index, accent) for index, place in enumerate(there) if (accent := _accent(plain, place)) is not None
-    )
     hit = Hit(kind, entry.text)
-    word = _Word(hit, entry.whole, len(bones), None if max(runs) == 1 else runs, accents, _is_number(plain))
-    return bones, word
+    if text.isascii():
+        return [(skeleton(text), _word(hit, entry.whole, text))]
+    written = (text, text.lower(), text.upper(), text.title(), text.capitalize())
+    ways = {skeleton(way): way for way in (unicodedata.normalize("NFC", way) for way in reversed(written))}
+    return [(bones, _word(hit, entry.whole, way)) for bones, way in ways.items()]
 
 
-def _accent(plain: str, place: Place) -> str | None:
-    return next((accent for char in plain[place.start : place.end] if (accent := accented(char)) is not None), None)
+def _word(hit: Hit, whole: bool, text: str) -> _Word:
+    plain = source(text)
+    spelled, at = spell(plain)
+    accents: list[tuple[int, str]] = []
+    for index, place in enumerate(places(spelled)) if not text.isascii() else ():
+        there = (accented(char) for char in plain[at[place.start] : at[place.end - 1] + 1])
+        accents += [(index, accent) for accent in there if accent is not None][:1]
+    return _Word(hit, whole, spelled, tuple(accents), _is_number(plain))
+
+
+def _alike(bones: str, words: list[_Word]) -> _Alike:
+    first, *others = sorted(words, key=lambda word: -word.hit.kind)
+    own = next((char for char in first.spelled if char in THIN and char != "l"), "")
+    if any(own not in word.spelled for word in others):
+        own = ""
+    return _Alike((first, *others), first.hit.kind, len(bones), all(word.whole for word in words), own)
 
 
 def _is_number(plain: str) -> bool:
@@ -143,11 +204,31 @@ def _is_number(plain: str) -> bool:
     return any(map(str.isdigit, plain)) and not any(char.isalpha() or char in SIGNS for char in plain)
 
 
-def _may_stand_alone(bones: str, start: int, end: int, text: str) -> bool:
-    """Quick, and right but where an @ or a $ stands for a letter or beside one."""
-    if not ((start and is_letter(bones[start - 1])) or (end + 1 < len(bones) and is_letter(bones[end + 1]))):
-        return True
-    return not text.isascii() or any(sign in text for sign in SIGNS)
+def _may_begin(bones: str, start: int, text: str) -> bool:
+    """Whether a word may, that stands alone. Quick, and right but where a sign stands for a letter or beside one."""
+    return not start or not is_letter(bones[start - 1]) or _may_be_signs(bones[start - 1 : start + 1], text)
+
+
+def _may_end(bones: str, end: int, text: str) -> bool:
+    """The same of its end."""
+    return end + 1 == len(bones) or not is_letter(bones[end + 1]) or _may_be_signs(bones[end : end + 2], text)
+
+
+def _may_be_signs(bones: str, text: str) -> bool:
+    return not text.isascii() or any(sign in text for bone in bones for sign in _SIGNS.get(bone, ()))
+
+
+@lru_cache(1024)
+def _read_as(spelled: str, number: bool) -> dict[str, int]:
+    """For each character of a text which of an entry's it may be, as bits."""
+    found: dict[str, int] = {}
+    for at, char in enumerate(spelled):
+        others = "" if number else _STANDS.get(char, "")
+        if len(spelled) > 2 and not number:  # two are a flag
+            others += _FLAG.get(char, "")
+        for other in char + others:
+            found[other] = found.get(other, 0) | 1 << at
+    return found
 
 
 class _Look:
@@ -155,27 +236,66 @@ class _Look:
 
     def __init__(self, text: str) -> None:
         self._source = source(text)
-        self._places = places(self._source)
+        self._spelled, self._at = spell(self._source)
+        self._places = places(self._spelled)
+        self._begins, self._ends = _edges(self._source, self._at)
+        self._known: dict[tuple[Any, ...], Hit | None] = {}
 
-    def holds(self, word: _Word, start: int, end: int) -> bool:
-        there = self._places[start : end + 1]
-        if word.runs and any(place.run < run for place, run in zip(there, word.runs, strict=True)):
-            return False
-        plain = self._source
-        first, last = there[0], there[-1]
-        if _is_number(plain[first.start : last.end]) != word.number:
-            return False
+    def worst(self, alike: _Alike, start: int, end: int, least: Kind, left: int) -> tuple[Hit | None, int]:
+        """The worst of these words that is here, if it is worse than `least`; and the work that it was."""
+        first, last = self._places[start], self._places[end]
+        begins, ends = self._begins[first.start : first.end], self._ends[last.start : last.end]
+        if alike.alone and not (any(begins) and any(ends)):
+            return None, _LOOK
+        plain = self._source[self._at[first.start] : self._at[last.end - 1] + 1]
+        key = (id(alike), self._spelled[first.start : last.end], plain, begins, ends, least)
+        if key in self._known:
+            return self._known[key], _LOOK
+        number = _is_number(plain)
+        work = _LOOK + len(plain)
+        chars = last.end - first.start
+        found: Hit | None = None
+        for word in alike.words:
+            if word.hit.kind <= least:
+                break
+            work += 1
+            if len(word.spelled) <= chars and word.number == number:
+                work += _READ * (chars + len(word.spelled))
+                if work > left or (self._is_read(word, first, last) and self._has_accents(word, start)):
+                    found = word.hit
+                    break
+        self._known[key] = found
+        return found, work
+
+    def _is_read(self, word: _Word, first: Place, last: Place) -> bool:
+        """Whether these places may be read as the word is spelled, each of its characters as often or more often."""
+        spelled, readable = word.spelled, _read_as(word.spelled, word.number)
+        done = 1 << len(spelled) - 1
+        at = 0  # the characters of the word that the last one read may be: bits
+        for index in range(first.start, last.end):
+            char = self._spelled[index]
+            begun = index < first.end and (self._begins[index] or not word.whole)
+            if begun and char in _NEVER_FIRST and char != spelled[0]:
+                begun = False
+            at = (at | at << 1 | begun) & readable.get(char, 0)
+            ended = index >= last.start and (self._ends[index] or not word.whole)
+            if at & done and ended and (char not in _NEVER_LAST or char == spelled[-1]):
+                return True
+        return False
+
+    def _has_accents(self, word: _Word, start: int) -> bool:
         for index, accent in word.accents:
-            place = there[index]
-            if all(accented(char) != accent for char in plain[place.start : place.end]):
+            place = self._places[start + index]
+            plain = self._source[self._at[place.start] : self._at[place.end - 1] + 1]
+            if all(accented(char) != accent for char in plain):
                 return False
-        if not word.whole:
-            return True
-        # A run may hold a sign that is itself: in "me@ass" both the @ and the a are one "a".
-        runs = word.runs or (1,)
-        before = first.start > 0 and in_word(plain[first.start - 1])
-        if before and not (plain[first.start] in SIGNS and first.run > runs[0]):
-            return False
-        after = last.end < len(plain) and in_word(plain[last.end])
-        given = before and len(there) == 1  # the one at its start can't be spared twice
-        return not after or (plain[last.end - 1] in SIGNS and last.run > runs[-1] + given)
+        return True
+
+
+def _edges(plain: str, at: Sequence[int]) -> tuple[bytes, bytes]:
+    """For each character that the source folds to: whether a word may begin, and may end there. Signs are between
+    words, but where the word has them: in "me@ass" there are "me" and "ass", and in "@ss" too."""
+    inside = [False, *map(in_word, plain), False]
+    begins = bytes(not inside[index] and before != index for before, index in zip([-1, *at], at, strict=False))
+    ends = bytes(not inside[index + 2] and after != index for index, after in zip(at, [*at[1:], -1], strict=True))
+    return begins, ends

@@ -5,6 +5,7 @@ import re
 import sys
 import unicodedata
 from typing import Any
+from unittest import mock
 
 from edge import wire
 from edge._fast.sieve import Sieve
@@ -104,11 +105,17 @@ def sieve_holds(text: str, words: list[tuple[str, bool]]) -> bool:
 
 
 def list_holds(text: str, entries: list[Entry]) -> None:
-    """A list finds what it finds without its sieve."""
+    """A list finds what it finds without its sieve, and looking at all that it finds."""
     listed = WordList(entries)
     found = listed.find(text, skeleton(text))
     listed._sieve = Everything()  # type: ignore[assignment]
     assert found == listed.find(text, skeleton(text)), ascii((text, entries))
+    with mock.patch.multiple("edge.ingest.words", _may_begin=always, _may_end=always):
+        assert found == listed.find(text, skeleton(text)), ascii((text, entries))
+
+
+def always(bones: str, at: int, text: str) -> bool:
+    return True
 
 
 class Everything:

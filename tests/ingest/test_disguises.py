@@ -5,6 +5,8 @@ import contextlib
 import time
 import unicodedata
 from collections.abc import Callable
+from itertools import product
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,12 +16,12 @@ from edge import wire
 from edge.errors import EdgeError
 from edge.ingest.limits import Limits, Rates
 from edge.ingest.modes import Author
-from edge.ingest.normal import LEET, LOOKALIKE, collapse, fold, places, skeleton, source
+from edge.ingest.normal import FLAGS, LEET, LOOKALIKE, THIN, Place, collapse, fold, places, skeleton, source, spell
 from edge.ingest.patterns import Pattern, Patterns
 from edge.ingest.pipeline import Pipeline, Rules
 from edge.ingest.text import emote_only, mentions
 from edge.ingest.verdict import Kind
-from edge.ingest.words import Entry, WordList
+from edge.ingest.words import WORK, Entry, WordList, _Look
 from tests._fast.engine import bounded
 from tests.ingest.test_limits import check
 
@@ -34,13 +36,16 @@ around = st.sampled_from(["", " ", "!", "... ", "«", "👍", " \u200b", "\n"])
 @given(st.text(letters, min_size=2, max_size=12), around, around, st.data())
 def test_a_listed_word_is_found_in_every_disguise(word: str, before: str, after: str, data: st.DataObject) -> None:
     disguised = ""
-    for letter in word:
+    for at, letter in enumerate(word):
         looks = [letter, letter.upper(), letter * 3, chr(ord(letter) + 0xFEE0), chr(ord(letter) - 97 + 0x1D41A)]
         looks += [alike for alike, plain in LOOKALIKE.items() if plain == letter]
         looks += [digit for digit, plain in LEET.items() if plain == letter and digit.isdigit()]
         looks += [letter + mark for mark in hidden]
+        if 0 < at < len(word) - 1:
+            looks += [sign for sign, plain in THIN.items() if plain == skeleton(letter) and not sign.isalpha()]
+            looks = [sign for sign in looks if FLAGS.get(sign, letter) == letter]
         disguised += data.draw(st.sampled_from(looks))
-    if disguised[0].isdigit() and all(not char.isalpha() for char in disguised):
+    if any(map(str.isdigit, disguised)) and not any(map(str.isalpha, disguised)):
         disguised = word  # a number is a number
     text = unicodedata.normalize("NFC", f"{before}{disguised}{after}")
     found = WordList([Entry(word)]).find(text, skeleton(text))
@@ -57,7 +62,7 @@ def test_nothing_raises_whatever_the_text_is(text: str) -> None:
     plain, folded = source(text), fold(text)
     assert fold(folded) == folded
     bones = collapse(folded)
-    assert len(places(plain)) == len(bones)
+    assert len(places(spell(plain)[0])) == len(bones)
     with contextlib.suppress(EdgeError):  # there may be too many of them
         mentions(text)
     emote_only(text)
@@ -104,6 +109,50 @@ def test_five_hundred_characters_of_anything_take_their_time(piece: str) -> None
         emote_only(text)
 
     assert best_of(20, look) < CPU_S
+
+
+ALIKE = [Entry("e" * count) for count in range(2, 65)] + [Entry("é" * count, whole=False) for count in range(2, 64)]
+NESTED = [Entry(("il" * 32)[-length:] + "s", "hold", bool(length % 2)) for length in range(2, 64)]
+SAME = [Entry(f"{a}{b}{c}{d}s") for a, b, c, d in product("aáàâãäåāăą", repeat=4)]
+
+
+@pytest.mark.parametrize(
+    "entries, text",
+    [
+        (ALIKE, "aé" * 250),
+        (ALIKE, "".join("a" + "e" * count for count in range(1, 40))[:500]),
+        (NESTED, "1|" * 250),
+        (NESTED, "!1s" * 166),
+        ([Entry(("ab" * 32)[-length:], "hold") for length in range(2, 65)], "ab" * 249 + "é"),
+        ([Entry(("ix" * 31)[-length:] + "ii", whole=False) for length in range(2, 60)], "|x" * 250),
+        ([Entry("㍿" * length, "hold") for length in range(1, 65)], "㍿" * 500),
+        (SAME, "".join("b" + "a" * (at % 9 + 1) + "ă" * (at // 9 + 1) + "s" for at in range(60))[:500]),
+    ],
+)
+def test_no_list_takes_long_over_any_text(entries: list[Entry], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As work that is counted: texts that are read, character by character, and looks at them."""
+    words, bones = WordList(entries), skeleton(text)
+    assert best_of(5, lambda: words.find(text, bones)) < CPU_S
+    read: list[int] = []
+    is_read = _Look._is_read
+
+    def counted(look: _Look, word: Any, first: Place, last: Place) -> bool:
+        read.append(last.end - first.start)
+        return is_read(look, word, first, last)
+
+    monkeypatch.setattr(_Look, "_is_read", counted)
+    words.find(text, bones)
+    assert sum(read) <= WORK / 2
+    assert len(read) <= WORK / 5
+
+
+def test_what_is_the_same_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr("edge.ingest.words._is_number", lambda plain: bool(looked.append(plain)))
+    words = WordList(ALIKE)
+    looked.clear()
+    assert words.find("aé" * 250, "ae" * 250) is None
+    assert looked == ["é", "é"]  # between letters, and at the end
 
 
 def best_of(times: int, work: Callable[[], None]) -> float:

@@ -65,6 +65,86 @@ def test_anywhere_is_inside_of_words_too() -> None:
     assert finds("今日は鹿", anywhere("鹿")) == "鹿"
 
 
+LISTED = ["shit", "bitch", "nigger", "dick", "slut", "kill", "hell", "bullshit", "fuck", "pussy", "anal", "idiot"]
+
+
+@pytest.mark.parametrize(
+    "text, entry",
+    [
+        (text, entry)
+        for entry, texts in {
+            "shit": "sh!t sh1t $h!t sh|t shi+ 5h!+ SH!!!T sh¡t ⓢⓗ!ⓣ sh！t SΗIT ꓢꓧꓲꓔ ᏚᎻᎥᎢ 🇸🇭🇮🇹 ᔕᕼIT sh!t!!!",
+            "bitch": "b!tch 8itch 8!+(h bi+ch bit(h Ⲃitch 𝟖itch",
+            "nigger": "n!gger n|gger ni99er n1993r ΝIGGER n!!g9er",
+            "dick": "d!ck d|ck di(k d1(k di((k",
+            "slut": "s1ut slu+ s!ut $|u+ ꓢLUT",
+            "kill": "ki11 k!ll k1|l k!!l ki!l (kill) kill! k|llll kill!!!1 !kill!",
+            "hell": "he11 h3|| hel1 he1l he!l ᕼᗴᒪᒪ hell+",
+            "bullshit": "bu11shit bu!!sh!+ bul1$hi+ 8ull5h1+",
+            "fuck": "fu(k fuc(k fu((k 🇫🇺🇨🇰 ғuck fu🇨k ᖴᑌᑕK (fuck) fu(k!",
+            "pussy": "PUSSΥ ᑭUSSY",
+            "anal": "ana1 ana| AN4L",
+            "idiot": "!diot 1d!0t |diot no!idiot",
+        }.items()
+        for text in texts.split()
+    ],
+)
+def test_what_players_write_for_letters(text: str, entry: str) -> None:
+    assert finds(text, *LISTED) == entry
+    assert finds(f"so, {text} ok", *LISTED) == entry
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hit! me", "this is cool!", "(k)", "C++", "wow!!!", "100%", "1-1", "8:30", "9/11", "455", "(on the way)",
+        "Hei! Ana! Anna!", "hel! kil!", "lil", "class!", "assist! (class) +pass|", "17+", "18+ 7+", "911! 11!!",
+        "🇮🇹 🇮🇹🇮🇹", "Go 🇧🇷!", "item(s)", "1+1 = 2", "A+ B+", "kii hei heii", "hello! hello(", "skill! (skills)",
+        "wait|what", "¡Hola! ¡on", "(o) (n)", "b+ +", "8 9 + ( ! |", "f(x) = 8x + 9", "2(9+8)", "k(i)ll", "l! !l",
+        "hiel", "kali", "killer! shell!", "I'll", "h:ll", "as(", "$ +$ (", "5+ 8+9",
+    ],
+)  # fmt: skip
+def test_punctuation_is_none_of_it(text: str) -> None:
+    assert finds(text, "shit", "ass", "hell", "kill", "bit", "it", "con", "anal", "heil", "ill", "bb") is None
+
+
+def test_an_i_is_no_l_but_what_may_be_either_is() -> None:
+    assert finds("lil", "ill") is finds("ill", "lil") is finds("li", "il") is None
+    for text in ("ill", "i1l", "111l", "!ll", "il1!", "iiilll", "ill!"):
+        assert finds(text, "ill") == "ill", text
+    for text in ("lil", "l1l", "1i1", "l!l", "lliill"):
+        assert finds(text, "lil") == "lil", text
+    for text in ("il", "i1", "iil", "lill", "iiil", "l11"):
+        assert finds(text, "ill") is None, text
+    assert finds("nazil", "nazi") is finds("nazi1ke", "nazi") is None
+    assert finds("nazilike", anywhere("nazi")) == finds("nazi!", "nazi") == "nazi"
+    assert finds("alik", anywhere("lik")) == finds("alllllik", anywhere("lik")) == "lik"
+
+
+def test_a_sign_of_an_entry_s_own_is_itself() -> None:
+    for entry, text, other in (
+        ("c++", "I like C++!", "ct"), ("18+", "18+ only", "187"), ("(((", "a (((them)))", "ccc"), ("!!", "so!!", "ill"),
+        ("gr8", "gr8!", "grb"), ("yahoo!", "yahoo! it is", "yahooi"), ("🇮🇹", "go 🇮🇹", "go it"), ("(on", "(on", "con"),
+    ):  # fmt: skip
+        assert finds(text, Entry(entry, whole=False)) == entry
+        assert finds(other, Entry(entry, whole=False)) is None
+    assert finds("he11", "he11") == finds("hell", "he11") == "he11"
+
+
+def test_flags_are_between_words() -> None:
+    assert finds("ass🇧🇷", "ass") == finds("🇧🇷ass🇧🇷", "ass") == "ass"
+    assert finds("🇮🇹", "it") is None  # two make a flag
+
+
+@pytest.mark.parametrize(
+    "text", ["ηλίθιος", "ΗΛΊΘΙΟΣ", "Ηλίθιος", "μουνί", "ΜΟΥΝΊ", "χαζή νύφη", "Χαζή Νύφη", "ΧΑΖΉ ΝΎΦΗ"]
+)
+def test_a_word_in_greek_is_found_in_capitals(text: str) -> None:
+    assert finds(f"so {text}!", text.lower()) == text.lower()
+    assert finds(f"so {text.lower()}!", text) == text
+    assert finds(text.upper(), text.title()) == text.title()
+
+
 @pytest.mark.parametrize("wrong", ["actoin", "whoel", "Text"])
 def test_an_entry_has_no_other_keys(wrong: str) -> None:
     with pytest.raises(msgspec.ValidationError, match=f"unknown field `{wrong}`"):
@@ -104,8 +184,11 @@ def test_numbers_are_numbers_and_words_are_words() -> None:
     assert finds("14-88", "1488") is None
     assert finds("iABB", "1488") is None
     assert finds("ia", "14") is None
-    assert finds("h311", "hell") is None  # 1 is read as i
+    assert finds("h311", "hell") == "hell"
     assert finds("h3ii", "hell") is None
+    assert finds("me 11 of 1 l", "ll") is None
+    assert finds("ll", "11") is finds("17 7+ 7+7 !1", "77") is None
+    assert finds("+1", "71") is finds("71+5", "tits") is None
     assert finds("sh17", "shit") == "shit"
     assert finds("4$$", "ass") == "ass"
 
@@ -138,12 +221,12 @@ def test_the_most_severe_counts_wherever_it_stands() -> None:
 
 def test_both_lists_are_asked() -> None:
     everywhere, here = WordList([Entry("vile", "hold")]), WordList([Entry("vile", "reject"), Entry("meh", "shadow")])
-    assert Words(everywhere, here).find("vile", "vile") == (Kind.REJECTED, "vile")
-    assert Words(here, everywhere).find("vile", "vile") == (Kind.REJECTED, "vile")
+    assert Words(everywhere, here).find("vile", skeleton("vile")) == (Kind.REJECTED, "vile")
+    assert Words(here, everywhere).find("vile", skeleton("vile")) == (Kind.REJECTED, "vile")
     assert Words(everywhere).find("meh", "meh") is None
     assert Words(here=here).find("meh", "meh") == (Kind.SHADOW, "meh")
-    assert Words(everywhere, here).find("vil", "vil") is None
-    assert Words().find("vile", "vile") is None
+    assert Words(everywhere, here).find("vil", skeleton("vil")) is None
+    assert Words().find("vile", skeleton("vile")) is None
 
 
 @pytest.mark.parametrize(
@@ -153,6 +236,8 @@ def test_both_lists_are_asked() -> None:
         (Entry("  "), "empty"),
         (Entry("\u200b"), "empty"),
         (Entry("a"), "two characters"),
+        (Entry("é"), "two characters"),
+        (Entry("!", whole=False), "two characters"),
         (Entry("@", whole=False), "two characters"),
         (Entry("!!!"), "no letter"),
         (Entry("🖕"), "no letter"),

@@ -196,3 +196,27 @@ cdef int letter_meet(Letter* letter, learned) except -1:
     letter.thin = ord(learned.thin) if n == 1 and learned.thin != folded and learned.thin.isascii() else 0
     letter.flags = flags
     return 0
+
+
+def runs(str text not None, Py_ssize_t first, Py_ssize_t last):
+    """Of two runs of one character, counted from 0, where each starts and ends: four numbers."""
+    cdef Py_ssize_t n = PyUnicode_GET_LENGTH(text), at = -1, starts = 0, ends = 0, other = 0, i
+    cdef int kind = PyUnicode_KIND(text)
+    cdef const void* p = PyUnicode_DATA(text)
+    if not 0 <= first <= last:
+        raise IndexError(f"runs {first} to {last}")
+    for i in range(n):
+        if i and PyUnicode_READ(kind, p, i) == PyUnicode_READ(kind, p, i - 1):
+            continue
+        if at == first:
+            ends = i
+        if at == last:
+            return starts, ends, other, i
+        at += 1
+        if at == first:
+            starts = i
+        if at == last:
+            other = i
+    if at != last:
+        raise IndexError(f"there is no run {last}")
+    return starts, n if first == last else ends, other, n

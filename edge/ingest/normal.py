@@ -12,7 +12,7 @@
 import re
 import unicodedata
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain
 from typing import NamedTuple
 
@@ -121,9 +121,15 @@ def spell(source: str) -> tuple[str, Sequence[int]]:
 
 def places(spelled: str) -> list[Place]:
     """For each character of the skeleton where it comes from."""
-    return [Place(*match.span()) for match in _RUNS.finditer(spelled.translate(_THIN))]
+    return [Place(*match.span()) for match in _RUNS.finditer(thin(spelled))]
 
 
+def thin(spelled: str) -> str:
+    """What may stand for one letter as that letter."""
+    return spelled.translate(_THIN)
+
+
+@lru_cache(4096)
 def in_word(char: str) -> bool:
     """Whether this character of a source belongs to a word for sure."""
     return char not in SIGNS and any(map(is_letter, _table[ord(char)]))

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import ahocorasick
 from msgspec import Struct
 
+from edge._fast.plain import runs
 from edge._fast.sieve import Sieve
 from edge.errors import EdgeError
 from edge.ingest.normal import (
     FLAGS,
     SIGNS,
     THIN,
-    Place,
     accented,
     fold,
     in_word,
@@ -32,6 +32,7 @@ from edge.ingest.normal import (
     skeleton,
     source,
     spell,
+    thin,
 )
 from edge.ingest.verdict import Kind
 from edge.wire import clean_text
@@ -237,65 +238,70 @@ class _Look:
     def __init__(self, text: str) -> None:
         self._source = source(text)
         self._spelled, self._at = spell(self._source)
-        self._places = places(self._spelled)
-        self._begins, self._ends = _edges(self._source, self._at)
+        self._thin = thin(self._spelled)
         self._known: dict[tuple[Any, ...], Hit | None] = {}
 
     def worst(self, alike: _Alike, start: int, end: int, least: Kind, left: int) -> tuple[Hit | None, int]:
         """The worst of these words that is here, if it is worse than `least`; and the work that it was."""
-        first, last = self._places[start], self._places[end]
-        begins, ends = self._begins[first.start : first.end], self._ends[last.start : last.end]
+        here = starts, head, tail, stops = runs(self._thin, start, end)
+        begins = [self._may_begin(index) for index in range(starts, head)]
+        ends = [self._may_end(index) for index in range(tail, stops)]
+        work = _LOOK + len(begins) + len(ends)
         if alike.alone and not (any(begins) and any(ends)):
-            return None, _LOOK
-        plain = self._source[self._at[first.start] : self._at[last.end - 1] + 1]
-        key = (id(alike), self._spelled[first.start : last.end], plain, begins, ends, least)
+            return None, work
+        plain = self._plain(starts, stops)
+        key = (id(alike), self._spelled[starts:stops], plain, *begins, *ends, least)
         if key in self._known:
-            return self._known[key], _LOOK
+            return self._known[key], work
         number = _is_number(plain)
-        work = _LOOK + len(plain)
-        chars = last.end - first.start
+        work += len(plain)
         found: Hit | None = None
         for word in alike.words:
             if word.hit.kind <= least:
                 break
             work += 1
-            if len(word.spelled) <= chars and word.number == number:
-                work += _READ * (chars + len(word.spelled))
-                if work > left or (self._is_read(word, first, last) and self._has_accents(word, start)):
+            if len(word.spelled) <= stops - starts and word.number == number:
+                work += _READ * (stops - starts + len(word.spelled))
+                if work > left or (self._is_read(word, here, begins, ends) and self._has_accents(word, start)):
                     found = word.hit
                     break
         self._known[key] = found
         return found, work
 
-    def _is_read(self, word: _Word, first: Place, last: Place) -> bool:
-        """Whether these places may be read as the word is spelled, each of its characters as often or more often."""
+    def _plain(self, start: int, end: int) -> str:
+        """The source of what is spelled here."""
+        return self._source[self._at[start] : self._at[end - 1] + 1]
+
+    def _may_begin(self, index: int) -> bool:
+        """Whether a word may, that stands alone. Signs are between words, but where the word has them: "me@ass" has
+        "me" and "ass" in it, "@ss" has "ass"."""
+        at = self._at[index]
+        return not at or (self._at[index - 1] != at and not in_word(self._source[at - 1]))
+
+    def _may_end(self, index: int) -> bool:
+        at = self._at[index]
+        return at + 1 == len(self._source) or (self._at[index + 1] != at and not in_word(self._source[at + 1]))
+
+    def _is_read(self, word: _Word, here: tuple[int, int, int, int], begins: list[bool], ends: list[bool]) -> bool:
+        """Whether this may be read as the word is spelled, each of its characters as often or more often."""
+        starts, head, tail, stops = here
         spelled, readable = word.spelled, _read_as(word.spelled, word.number)
         done = 1 << len(spelled) - 1
         at = 0  # the characters of the word that the last one read may be: bits
-        for index in range(first.start, last.end):
+        for index in range(starts, stops):
             char = self._spelled[index]
-            begun = index < first.end and (self._begins[index] or not word.whole)
+            begun = index < head and (begins[index - starts] or not word.whole)
             if begun and char in _NEVER_FIRST and char != spelled[0]:
                 begun = False
             at = (at | at << 1 | begun) & readable.get(char, 0)
-            ended = index >= last.start and (self._ends[index] or not word.whole)
+            ended = index >= tail and (ends[index - tail] or not word.whole)
             if at & done and ended and (char not in _NEVER_LAST or char == spelled[-1]):
                 return True
         return False
 
     def _has_accents(self, word: _Word, start: int) -> bool:
         for index, accent in word.accents:
-            place = self._places[start + index]
-            plain = self._source[self._at[place.start] : self._at[place.end - 1] + 1]
-            if all(accented(char) != accent for char in plain):
+            starts, ends, _, _ = runs(self._thin, start + index, start + index)
+            if all(accented(char) != accent for char in self._plain(starts, ends)):
                 return False
         return True
-
-
-def _edges(plain: str, at: Sequence[int]) -> tuple[bytes, bytes]:
-    """For each character that the source folds to: whether a word may begin, and may end there. Signs are between
-    words, but where the word has them: in "me@ass" there are "me" and "ass", and in "@ss" too."""
-    inside = [False, *map(in_word, plain), False]
-    begins = bytes(not inside[index] and before != index for before, index in zip([-1, *at], at, strict=False))
-    ends = bytes(not inside[index + 2] and after != index for index, after in zip(at, [*at[1:], -1], strict=True))
-    return begins, ends

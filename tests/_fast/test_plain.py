@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edge import wire
 from edge._fast import sys as fast_sys
-from edge._fast.plain import Plain
+from edge._fast.plain import Plain, runs
 from edge._fast.scan import Scan
 from edge._fast.sieve import Sieve
 from edge._fast.sketch import Sketch
@@ -294,6 +294,17 @@ def test_it_keeps_within_its_bounds_and_gives_back_what_it_took() -> None:
     assert every == fast_sys.memory()["bytes"] < before["bytes"] + (6 << 20)
     del plain, scan
     assert fast_sys.memory() == before
+
+
+@given(st.text("aabж今", min_size=1, max_size=30))
+def test_runs_are_the_places_of_a_skeleton(text: str) -> None:
+    there = normal.places(text)
+    for first, one in enumerate(there):
+        for last, other in enumerate(there[first:], first):
+            assert runs(text, first, last) == (*one, *other)
+    for first, last in ((0, len(there)), (len(there), len(there)), (-1, -2), (1, 0)):
+        with pytest.raises(IndexError):
+            runs(text, first, last)
 
 
 def test_only_text_is_text() -> None:

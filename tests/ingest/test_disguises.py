@@ -16,7 +16,7 @@ from edge import wire
 from edge.errors import EdgeError
 from edge.ingest.limits import Limits, Rates
 from edge.ingest.modes import Author
-from edge.ingest.normal import FLAGS, LEET, LOOKALIKE, THIN, Place, collapse, fold, places, skeleton, source, spell
+from edge.ingest.normal import FLAGS, LEET, LOOKALIKE, THIN, collapse, fold, places, skeleton, source, spell
 from edge.ingest.patterns import Pattern, Patterns
 from edge.ingest.pipeline import Pipeline, Rules
 from edge.ingest.text import emote_only, mentions
@@ -136,9 +136,9 @@ def test_no_list_takes_long_over_any_text(entries: list[Entry], text: str, monke
     read: list[int] = []
     is_read = _Look._is_read
 
-    def counted(look: _Look, word: Any, first: Place, last: Place) -> bool:
-        read.append(last.end - first.start)
-        return is_read(look, word, first, last)
+    def counted(look: _Look, word: Any, here: tuple[int, int, int, int], *edges: list[bool]) -> bool:
+        read.append(here[3] - here[0])
+        return is_read(look, word, here, *edges)
 
     monkeypatch.setattr(_Look, "_is_read", counted)
     words.find(text, bones)

@@ -94,10 +94,11 @@ class Owners:
             it.out = self.quiet.get((it.room, it.user), -1.0) > self.now
             it.crowded = False
         self.shard.offered(seq, [it.data for it in self.offers[seq - 1]])
+        waiting = {name: self.shard.room(name).window._waiting for name in ROOMS}
+        ids = {name: {it.id for it in those} for name, those in waiting.items()}
         for it in self.offers[seq - 1]:
-            window = self.shard.room(it.room).window
-            if it.paid and it.id not in {waiting.id for waiting in window._waiting}:
-                it.crowded = all(waiting.paid for waiting in window._waiting)
+            if it.paid and it.id not in ids[it.room]:
+                it.crowded = all(other.paid for other in waiting[it.room])
 
     def _mark(self, room: str) -> Place:
         return self.log[room][-1].mark if self.log[room] else (0, 0)

@@ -6,11 +6,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from itertools import chain, islice
 from typing import Any
 
 from edge.errors import EdgeError
 from edge.moderation.look import Look
-from edge.moderation.review import Review, room_of
+from edge.moderation.review import Review
 
 log = logging.getLogger("edge.moderation")
 
@@ -19,6 +20,8 @@ PATIENCE = 5
 AT_ONCE = 32
 AGAIN_S = 0.02
 """So many are taken up in so long: whoever comments meanwhile is not to wait for it."""
+MOST = 1_024
+"""In a turn."""
 
 
 class Left:
@@ -31,29 +34,30 @@ class Left:
         self._look = look
         self._writes = writes
         self._spawn = spawn
-        self._turns: dict[str, int] = {}  # by key
         self._working = False
 
     def turn(self) -> None:
         """To be called once a second."""
-        left = self._review.left
-        self._turns = {key: self._turns.get(key, 0) + 1 for key in left if self._writes(room_of(key))}
-        due = [key for key, turns in self._turns.items() if turns > PATIENCE and (left[key] or self._may_look())]
-        if due and not self._working:
+        review = self._review
+        review.turns += 1
+        if self._working:
+            return
+        waits = [review.undone]
+        if self._look is not None and self._look.ready:
+            waits.append(review.unlooked)
+        since = review.turns - PATIENCE - 1
+        due = list(islice(chain(*(it.since(since, self._writes, review.turns) for it in waits)), MOST))
+        if due:
             self._working = True
             self._spawn(self._work(due))
 
     def figures(self) -> dict[str, int]:
-        return {"look_backlog": sum(not self._review.left.get(key, True) for key in self._turns)}
-
-    def _may_look(self) -> bool:
-        return self._look is not None and self._look.ready
+        return {"look_backlog": sum(len(keys) for room, keys in self._review.unlooked.items() if self._writes(room))}
 
     async def _work(self, due: list[str]) -> None:
         try:
             for start in range(0, len(due), AT_ONCE):
                 for key in due[start : start + AT_ONCE]:
-                    self._turns[key] = 0
                     await self._take_up(key)
                 await asyncio.sleep(AGAIN_S)
         except EdgeError as error:

@@ -4,7 +4,8 @@
 # kept, nor do what two have decided, each otherwise: what is in the queue is claimed there before anything is done.
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -56,6 +57,26 @@ class _Left(msgspec.Struct):
     approved: bool | None = None
 
 
+class Waits(dict[str, dict[str, int]]):
+    """By room the keys of comments, each with the turn since which it waits, in the order of these."""
+
+    def put(self, room: str, key: str, turn: int) -> None:
+        self.setdefault(room, {})[key] = turn
+
+    def drop(self, room: str, key: str) -> None:
+        found = self.get(room)
+        if found is not None and found.pop(key, None) is not None and not found:
+            del self[room]
+
+    def since(self, turn: int, writes: Callable[[str], bool], now: int) -> Iterator[str]:
+        """Those that wait since then or longer; from `now` on they do so anew."""
+        for room in filter(writes, list(self)):
+            for key in list(takewhile(lambda key: self[room][key] <= turn, self[room])):  # noqa: B023
+                self.drop(room, key)
+                self.put(room, key, now)
+                yield key
+
+
 class Review:
     def __init__(self, cabinet: Cabinet, trail: Trail, retraction: Retraction, publish: Publish, tell: Tell) -> None:
         self._cabinet = cabinet
@@ -64,9 +85,9 @@ class Review:
         self._publish = publish
         self._tell = tell
         self._waiting: dict[str, set[str]] = {}  # the keys of each room's queue, so that it can be bounded
-        self.left: dict[str, bool] = {}
-        """Those of which somebody is to do something still, by key: what has been decided, or else to have it looked
-        at."""
+        self.turns = 0
+        self.unlooked = Waits()  # that the classifier is to look at
+        self.undone = Waits()  # of which has not been done what was decided
         self.unmarked = 0
 
     async def start(self) -> None:
@@ -74,13 +95,15 @@ class Review:
         broker = self._cabinet.broker
         await broker.unwatch(PENDING)
         self._waiting.clear()
-        self.left.clear()
+        self.unlooked.clear()
+        self.undone.clear()
         for kept in await broker.watch(PENDING, self._changed):
             self._changed(kept)
 
     def _changed(self, change: Kept | Gone) -> None:
         room = room_of(change.key)
-        self.left.pop(change.key, None)
+        for waits in (self.unlooked, self.undone):
+            waits.drop(room, change.key)
         if isinstance(change, Kept):
             self._waiting.setdefault(room, set()).add(change.key)
             try:
@@ -88,8 +111,10 @@ class Review:
             except msgspec.DecodeError as bad:
                 log.error("what is kept as %s is no comment that waits: %s", change.key, bad)
                 return
-            if it.unlooked or it.approved is not None:
-                self.left[change.key] = it.approved is not None
+            if it.approved is not None:
+                self.undone.put(room, change.key, self.turns)
+            elif it.unlooked:
+                self.unlooked.put(room, change.key, self.turns)
         elif (keys := self._waiting.get(room)) is not None:
             keys.discard(change.key)
             if not keys:

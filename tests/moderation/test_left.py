@@ -60,7 +60,8 @@ async def test_nobody_is_asked_who_rests_and_not_too_often_who_does_not() -> Non
         await it.review.decide(MO, "r", "c1", False, NOW)
         await turns(found)
         assert len(judge.asked) == 2
-        assert not it.review.left
+        assert not it.review.unlooked
+        assert not it.review.undone
 
 
 @pytest.mark.parametrize("approve", [True, False])
@@ -146,4 +147,5 @@ async def test_many_are_taken_up_in_parts_and_a_broker_that_is_away_ends_none_of
         assert counts == {0, 1, 2}
         assert not await it.waiting()
         await asyncio.sleep(0)
-        assert not it.review.left
+        assert not it.review.unlooked
+        assert not it.review.undone

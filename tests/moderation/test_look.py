@@ -84,7 +84,7 @@ async def test_what_fails_for_one_holds_up_none_behind_it() -> None:
         judge.answers["a3"].set_result(Score(0.0))
         await until_async(at_rest(found))
         assert await it.waiting() == ["a1"], "it is done later"
-        assert it.review.left == {"pending.r.a1": True}
+        assert list(it.review.undone["r"]) == ["pending.r.a1"]
         assert it.published == ["a3"]
         assert [(ack["id"], ack["status"]) for ack in it.told] == [("a2", "rejected"), ("a3", "published")]
 
@@ -138,7 +138,7 @@ async def test_one_without_a_score_stays_in_the_queue_and_is_kept_no_more_than_o
             waiting = await it.review.find("pending.r.c1") or await waits(it, "c1")
             found.at(waiting)
             await until_async(at_rest(found))
-        assert it.review.left == {"pending.r.c1": False}
+        assert list(it.review.unlooked["r"]) == ["pending.r.c1"]
         assert it.published == (["c1"] if down is OPEN else [])
         keeps = [key for key in cast(Shaky, it.broker).keeps if key.startswith("pending.")]
         assert len(keeps) == (3 if down is OPEN else 2), "held, claimed where it was shown, and marked"

@@ -149,3 +149,27 @@ async def test_many_are_taken_up_in_parts_and_a_broker_that_is_away_ends_none_of
         await asyncio.sleep(0)
         assert not it.review.unlooked
         assert not it.review.undone
+
+
+async def test_a_turn_costs_what_is_due_and_not_what_is_there() -> None:
+    async with parts() as it:
+        asked: list[str] = []
+
+        def writes(room: str) -> bool:
+            asked.append(room)
+            return True
+
+        found, judge = leaving(it, writes)
+        judge.ready = False
+        for number in range(300):
+            await it.review.hold(held(f"c{number}", f"u{number}", unlooked=True))
+        asked.clear()
+        await turns(found, 3 * PATIENCE)
+        assert asked == [], "nobody can be asked"
+        judge.ready, judge.now = True, HOLD
+        await turns(found, 1)
+        assert asked == ["r"]
+        assert len(judge.asked) == 300
+        await turns(found, PATIENCE)
+        assert len(judge.asked) == 300, "and then not again for as long"
+        assert found.figures()["look_backlog"] == 300

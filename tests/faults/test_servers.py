@@ -260,8 +260,10 @@ async def test_a_box_that_reads_too_slowly_is_cut_off_and_repairs(tmp_path: Path
                 publisher.count += 1
                 key = f"{publisher.name}-{publisher.count}"
                 it.truth.scores[key] = said = Said("match", publisher.name, publisher.count)
-                await score(broker, must, {"key": key, "pad": "x" * 50_000})
+                made = await score(broker, must, {"key": key, "pad": "x" * 50_000})
                 said.told(PUBLISHED)
+                # The next one when that has come: a ring has room for one of these, and who is slow has a gap.
+                await until_async(lambda: made in watchers[0].seen)  # noqa: B023
         finally:
             await broker.close()
         far.resume()

@@ -219,8 +219,8 @@ def clean_text(text: str) -> str:
     if text.isascii():
         if len(text) <= TEXT_CHARS and text.isprintable() and text.strip():
             return text
-    elif len(text) <= 4 * TEXT_CHARS:
-        text = unicodedata.normalize("NFC", text)
+    else:
+        text = normal(text, TEXT_CHARS)
     if len(text) <= TEXT_CHARS and _scan.fine(text):
         return text
     raise EdgeError("bad_text", f"the text {fault(text, TEXT_CHARS)}")

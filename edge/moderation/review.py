@@ -71,7 +71,7 @@ class Waits(dict[str, dict[str, int]]):
     def since(self, turn: int, writes: Callable[[str], bool], now: int) -> Iterator[str]:
         """Those that wait since then or longer; from `now` on they do so anew."""
         for room in filter(writes, list(self)):
-            for key in list(takewhile(lambda key: self[room][key] <= turn, self[room])):  # noqa: B023
+            for key, _ in list(takewhile(lambda it: it[1] <= turn, self[room].items())):
                 self.drop(room, key)
                 self.put(room, key, now)
                 yield key

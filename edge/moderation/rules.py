@@ -193,7 +193,8 @@ class Rules:
         if before - ids:
             self._all_gone[room] = set().union(*parts.values())
         if not parts:
-            del self._gone[room], self._all_gone[room]
+            del self._gone[room]
+            self._all_gone.pop(room, None)
         fresh = ids - self.gone(room)
         if fresh:
             self._all_gone.setdefault(room, set()).update(fresh)

@@ -118,3 +118,14 @@ async def test_what_failed_half_way_can_be_asked_for_again() -> None:
         it.failing.clear()
         assert await it.desk.unpin(MO, "r", NOW) == it.announced[-1] == {"pin": None}
         assert await it.lines() == ["unpin"] * 3 + ["pin"]
+
+
+async def test_an_empty_list_of_what_is_gone_stops_nobody() -> None:
+    async with parts() as it:
+        await it.broker.keep("gone.r.0", b"[]", None)
+        await it.rules.start()
+        assert not it.rules.gone("r")
+        await it.retraction.go("r", ["c1"])
+        assert it.rules.gone("r") == {"c1"}
+        await it.broker.keep("gone.r.0", b"[]", None)
+        assert not it.rules.gone("r")
